@@ -1,0 +1,21 @@
+//! contextd takes tasks from Redis and turns them into durable records in MongoDB.
+//!
+//! The data flows one way, and the modules stand in that order:
+//! `intake` (Redis) -> `task` (decode, check) -> `effect` (what a task means, with `analysis`) ->
+//! `batch` (what is written together) -> `store` (MongoDB) -> `intake` again (settle).
+//! `pipeline` runs that flow on apalis workers; `schedule` runs the jobs of the `contextd-jobs` crate.
+
+pub mod analysis;
+pub mod batch;
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod effect;
+pub mod intake;
+pub mod metrics;
+pub mod pipeline;
+pub mod schedule;
+pub mod status;
+pub mod store;
+pub mod task;
+pub mod telemetry;
