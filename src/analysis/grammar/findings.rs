@@ -4,13 +4,13 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use harper_core::{
     Span,
-    linting::{Lint, Suggestion},
+    linting::{Lint, LintKind, Suggestion},
 };
 
 use super::{Checked, guard::BlockParser, rules};
 use crate::analysis::{
     result::{Context, Match, Replacement},
-    text::{Block, PieceKind, sentences},
+    text::{Block, PieceKind, is_end},
 };
 
 /// Characters shown on each side of a finding.
@@ -70,19 +70,16 @@ fn is_trusted(text: &str, block: &Block, source: &[char], rule: &str, lint: &Lin
 /// Whether a whole sentence begins at `at`: no list item or title, no rest after an abbreviation.
 fn begins_sentence(text: &str, block: &Block, at: usize) -> bool {
     let Some(index) = block.pieces.iter().position(|piece| piece.range.contains(&at)) else { return false };
-    let piece = &block.pieces[index];
-    let prose = &text[piece.range.clone()];
-    let at = at - piece.range.start;
-    let all = sentences(prose);
-    let Some(nth) = all.iter().position(|sentence| sentence.contains(&at)) else { return false };
-    let sentence = &prose[all[nth].clone()];
-    let first_letter = sentence.find(char::is_alphanumeric).map(|first| all[nth].start + first);
-    let begins_piece_rightly = match index.checked_sub(1).map(|before| block.pieces[before].kind) {
+    let piece = &block.pieces[index].range;
+    let before = text[piece.start..at].trim_end_matches(|c: char| !c.is_alphanumeric() && !".!?…\"'”’)]".contains(c));
+    if !before.is_empty() {
+        return is_end(before);
+    }
+    let after_break = match index.checked_sub(1).map(|before| block.pieces[before].kind) {
         None => !block.continues,
         Some(before) => before == PieceKind::ParagraphBreak,
     };
-    let ends = sentence.trim_end().trim_end_matches(['"', '\'', '”', '’', ')']).ends_with(['.', '!', '?', '…']);
-    first_letter == Some(at) && ends && (nth > 0 || begins_piece_rightly)
+    after_break && text[piece.clone()].contains(['.', '!', '?', '…'])
 }
 
 fn shown(rule: &str, lint: &Lint, source: &[char], parser: &BlockParser, utf16: &Utf16) -> Match {
@@ -101,7 +98,9 @@ fn shown(rule: &str, lint: &Lint, source: &[char], parser: &BlockParser, utf16: 
             replacements.push(Replacement { value });
         }
     }
-    let (described, short_message) = rules::describe(rule, lint.lint_kind);
+    let recased = rule == "SpellCheck" && replacements.first().is_some_and(|best| is_recased(&found, best));
+    let kind = if recased { LintKind::Capitalization } else { lint.lint_kind };
+    let (described, short_message) = rules::describe(rule, kind);
     let around = around(source, span);
     Match {
         offset: utf16.at(span.start),
@@ -123,9 +122,14 @@ fn message(rule: &str, lint: &Lint, found: &str, replacements: &[Replacement]) -
         return unmarked(&lint.message);
     }
     match replacements {
+        [best, ..] if is_recased(found, best) => format!("“{found}” is written “{}”.", best.value),
         [] => format!("“{found}” is not in the dictionary."),
         [best, ..] => format!("“{found}” looks misspelled. Did you mean “{}”?", best.value),
     }
+}
+
+fn is_recased(found: &str, best: &Replacement) -> bool {
+    found.to_lowercase() == best.value.to_lowercase()
 }
 
 /// The engine's messages are Markdown; readers of ours see plain text.

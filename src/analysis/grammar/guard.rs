@@ -213,7 +213,7 @@ fn english(source: &[char], span: Span<char>, tokens: &mut Vec<Token>) {
 }
 
 fn is_word_part(token: &Token, source: &[char]) -> bool {
-    matches!(token.kind, TokenKind::Word(_)) || joins_words(source[token.span.end - 1])
+    matches!(token.kind, TokenKind::Word(_)) || token.get_ch(source).iter().any(|c| joins_words(*c))
 }
 
 /// Combining marks, and invisible characters inside words.

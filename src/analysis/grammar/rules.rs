@@ -67,17 +67,41 @@ pub fn describe(id: &str, lint_kind: LintKind) -> (Rule, Cow<'static, str>) {
 /// Rules that the engine files elsewhere, or under "miscellaneous".
 fn by_id(id: &str) -> Option<Kind> {
     Some(match id {
-        "SpellCheck" => TYPOS,
         "AnA" | "AnAnother" | "AnotherAn" | "Didnt" | "DidPast" | "DespiteOf" | "NotOnlyInversion"
         | "CriteriaPhenomena" | "AmountsFor" | "AfterLater" | "ThisTypeOfThing" | "TheHowWhy" | "DoubleModal" => {
             GRAMMAR
         }
         "RepeatedWords" | "ToTo" | "ThatThis" => REPETITION,
         "SentenceCapitalization" | "CapitalizePersonalPronouns" | "UseTitleCase" => CASING,
-        "Cant" | "ToTwoToo" | "ThenThan" | "ThesesThese" | "ThingThink" | "ThoughThought" | "LetsConfusion"
-        | "BellowBelow" | "FindFine" | "APart" | "AWhile" | "NounVerbConfusion" | "TheyreConfusions"
-        | "TheirToThere" | "TheirToTheyre" | "ThereToTheir" | "TheyreToTheir" | "ItsContraction" | "ItsPossessive"
-        | "PossessiveYour" | "WereWhere" | "PronounContraction" | "Addicting" | "ApartFrom" => CONFUSED,
+        "Cant"
+        | "ToTwoToo"
+        | "ThenThan"
+        | "ThesesThese"
+        | "ThingThink"
+        | "ThoughThought"
+        | "LetsConfusion"
+        | "BellowBelow"
+        | "FindFine"
+        | "APart"
+        | "AWhile"
+        | "NounVerbConfusion"
+        | "TheyreConfusions"
+        | "TheirToThere"
+        | "TheirToTheyre"
+        | "ThereToTheir"
+        | "TheyreToTheir"
+        | "ItsContraction"
+        | "ItsPossessive"
+        | "PossessiveYour"
+        | "WereWhere"
+        | "PronounContraction"
+        | "ApartFrom"
+        | "ModalOf"
+        | "ToLoseTooLoose"
+        | "TooTo"
+        | "SafeToSave"
+        | "SaveToSafe"
+        | "YourPredicateAdjective" => CONFUSED,
         "Spaces" | "NoFrenchSpaces" | "UseEllipsisCharacter" | "EllipsisLength" | "Dashes" | "QuoteSpacing" => {
             TYPOGRAPHY
         }

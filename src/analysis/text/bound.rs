@@ -6,7 +6,7 @@ use super::{Block, MAX_BLOCK_CHARS, Piece, PieceKind, segment, trimmed};
 
 /// From this length on, in characters, a block may end at a sentence that is chosen by its content. So the cuts
 /// after an edit are soon where they were before it, and the blocks there need not be checked again.
-const GOOD_BLOCK_CHARS: usize = 1_000;
+const GOOD_BLOCK_CHARS: usize = 400;
 
 /// `block` itself, or the blocks it is divided into.
 pub(super) fn bounded(text: &str, block: &Block) -> Vec<Block> {
@@ -108,7 +108,7 @@ fn is_good_end(text: &str, piece: &Piece) -> bool {
         PieceKind::ParagraphBreak => true,
         PieceKind::Text => {
             let sentence = text[piece.range.clone()].trim_end();
-            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0] % 4 == 0
+            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0] % 16 == 0
         }
         _ => false,
     }

@@ -12,7 +12,7 @@ mod segment;
 use std::ops::Range;
 
 pub use prose::Prose;
-pub use segment::{sentences, words};
+pub use segment::{is_end, sentences, words};
 
 use super::request::Format;
 
