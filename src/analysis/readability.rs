@@ -132,7 +132,8 @@ pub(super) fn syllables(word: &str) -> u32 {
     if let Some(stem) = stem.filter(|stem| stem.ends_with('e') && stem.chars().count() > 3) {
         return syllables(stem) + 1;
     }
-    let letters: Vec<char> = word.chars().filter(|c| c.is_alphabetic()).collect();
+    // What is longer is no word, and not worth reading.
+    let letters: Vec<char> = word.chars().filter(|c| c.is_alphabetic()).take(40).collect();
     let vowel = |at: usize| letters.get(at).is_some_and(|c| "aeiouyáàâäæãåéèêëíìîïóòôöøõúùûü".contains(*c));
     let mut count = 0;
     for at in 0..letters.len() {
@@ -151,7 +152,7 @@ pub(super) fn syllables(word: &str) -> u32 {
 fn hiatus(letters: &[char], at: usize) -> bool {
     let before = letters[at - 1];
     let earlier = at.checked_sub(2).map(|earlier| letters[earlier]);
-    let rest: String = letters[at..].iter().collect();
+    let rest: String = letters[at..].iter().take(3).collect();
     match (before, letters[at]) {
         // "-tion", "-cious", "-tial" are one syllable; "various", "media", "radio", "period" are not.
         ('i', 'o' | 'a') => {

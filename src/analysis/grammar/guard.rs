@@ -137,11 +137,15 @@ impl BlockParser {
         Self { pieces: pieces.collect() }
     }
 
-    /// Whether `span` lies in one piece of prose, so that replacing it leaves the markup whole.
+    /// Whether `span` lies in prose without a gap, so that replacing it leaves the markup whole.
     pub fn is_within_prose(&self, span: Span<char>) -> bool {
-        self.pieces
-            .iter()
-            .any(|(kind, piece)| *kind == PieceKind::Text && piece.start <= span.start && span.end <= piece.end)
+        let mut at = span.start;
+        for (kind, piece) in &self.pieces {
+            if matches!(kind, PieceKind::Text | PieceKind::LineBreak) && piece.start <= at && at < piece.end {
+                at = piece.end;
+            }
+        }
+        at >= span.end
     }
 }
 

@@ -1,17 +1,21 @@
-//! Tests through the pool.
+//! Tests of whole analyses, through the pool.
 
-mod probe;
+mod hostile;
+mod offsets;
+mod quality;
+mod reuse;
+mod threads;
 
 use std::{
-    sync::{Arc, LazyLock},
-    time::Duration,
+    sync::LazyLock,
+    time::{Duration, Instant},
 };
 
 use super::*;
 
-fn config(threads: usize) -> PoolConfig {
+fn config() -> PoolConfig {
     PoolConfig {
-        threads,
+        threads: 2,
         text_bytes: 2 << 20,
         time_limit: Duration::from_secs(20),
         block_cache_bytes: 8 << 20,
@@ -24,9 +28,21 @@ fn config(threads: usize) -> PoolConfig {
     }
 }
 
-/// One pool for all tests: loading the engine is slow without optimization.
-static POOL: LazyLock<AnalysisPool> = LazyLock::new(|| AnalysisPool::new(config(2)).unwrap());
+/// One pool for most tests: loading the engine takes its time.
+static POOL: LazyLock<AnalysisPool> = LazyLock::new(|| AnalysisPool::new(config()).unwrap());
 
 async fn analyze(request: Request) -> Analysis {
     POOL.analyze(request).await.unwrap()
+}
+
+/// The findings in English text.
+async fn matches(request: Request) -> Vec<Match> {
+    let language = "en".parse().ok();
+    analyze(Request { language, ..request }).await.grammar.unwrap().matches
+}
+
+/// What a text's UTF-16 code units from `offset` say.
+fn slice(text: &str, offset: u32, length: u32) -> String {
+    let units: Vec<u16> = text.encode_utf16().skip(offset as usize).take(length as usize).collect();
+    String::from_utf16(&units).unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Block, MAX_BLOCK_CHARS, Piece, PieceKind, segment, trimmed};
+use super::{Block, MAX_BLOCK_CHARS, Piece, PieceKind, segment};
 
 /// From this length on, in characters, a block may end at a sentence that is chosen by its content. So the cuts
 /// after an edit are soon where they were before it, and the blocks there need not be checked again.
@@ -55,15 +55,10 @@ impl Part {
         }
     }
 
-    fn block(mut self, text: &str, continues: bool, continued: bool) -> Block {
+    fn block(self, text: &str, continues: bool, continued: bool) -> Block {
         let start = self.pieces.first().map_or(0, |piece| piece.range.start);
         let end = self.pieces.last().map_or(start, |piece| piece.range.end);
-        let range = trimmed(text, start..end);
-        for piece in &mut self.pieces {
-            piece.range =
-                piece.range.start.clamp(range.start, range.end)..piece.range.end.clamp(range.start, range.end);
-        }
-        Block { range, pieces: self.pieces, continues, continued }
+        Block { continues, continued, ..Block::trimmed(text, start..end, self.pieces) }
     }
 }
 
