@@ -78,7 +78,7 @@ async fn a_late_limit_leaves_the_rest_and_says_so() {
     let pool = AnalysisPool::new(config).unwrap();
     let text = "One paragraph.\n\nAnother one.\n\nAnd a third.";
     let analysis = pool.analyze(Request { language: "en".parse().ok(), ..Request::plain(text) }).await.unwrap();
-    assert!(!analysis.is_complete());
+    assert!(!analysis.is_complete() && !analysis.is_cacheable());
     let skipped = analysis.grammar.unwrap().warnings.skipped_blocks;
     assert_eq!(skipped, [SkippedBlock { offset: 0, length: text.len() as u32, reason: SkipReason::TimeLimit }]);
     assert_eq!(analysis.timings.blocks, BlockCounts { total: 3, computed: 0, cached: 0, skipped: 3 });
