@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import time
 
 from . import wire
 from .local import ATTEMPTS, free_port
-from .programs import Failure, say
+from .programs import Failure
 
 
 def available():
@@ -37,7 +38,7 @@ class Containers:
         self.override = os.path.join(home, "compose.json")
 
     def up(self, members):
-        if self.state.get("mongodb"):
+        if self.state.get("ready"):
             self._compose_up()
             return
         for attempt in range(ATTEMPTS):
@@ -70,12 +71,12 @@ class Containers:
         return ["%-10s 127.0.0.1:%d  container of %s" % (name, service["port"], self.name) for name, service in named]
 
     def down(self):
-        # Containers may have written as another user: they clear their own data first.
-        self._compose("down", "--volumes", "--remove-orphans", "--timeout", "1")
+        if os.path.exists(self.override):
+            self._compose("down", "--volumes", "--remove-orphans", "--timeout", "1")
 
     def _compose_up(self):
         services = ["redis", "mongodb"] + ["mongodb-%d" % i for i in range(1, len(self.state["mongodb"]))]
-        self._compose("up", "--detach", "--quiet-pull", "--no-deps", *services)
+        self._compose("up", "--detach", "--quiet-pull", *services)
         deadline = time.monotonic() + 60
         while not self.alive():
             if time.monotonic() > deadline:
@@ -93,15 +94,44 @@ class Containers:
             raise Failure("docker compose %s failed (%s)" % (words[0], lines[-1][:300] if lines else "no output"))
 
     def _services(self):
-        """What differs from docker-compose.yml. JSON is YAML. Docker's own volumes, so that no file of another user stays behind."""
+        """What differs from docker-compose.yml. JSON is YAML."""
         ports = [node["port"] for node in self.state["mongodb"]]
+        redis = self._store("redis", "/data")
+        mongodb = dict(_mongod(ports[0], len(ports)), **self._store("mongodb-0", "/data/db"))
         services = {
-            "redis": {"ports": ["127.0.0.1:%d:6379" % self.state["redis"]["port"]]},
-            "mongodb": dict(_mongod(ports[0], len(ports)), ports=["127.0.0.1:%d:%d" % (port, port) for port in ports]),
+            "redis": dict(redis, entrypoint=["valkey-server"], command=_REDIS, ports=["127.0.0.1:%d:6379" % self.state["redis"]["port"]]),
+            "mongodb": dict(mongodb, ports=["127.0.0.1:%d:%d" % (port, port) for port in ports]),
         }
         for number, port in enumerate(ports[1:], 1):
-            services["mongodb-%d" % number] = dict(_mongod(port, len(ports)), image="${MONGODB_IMAGE:-mongo:8}", network_mode="service:mongodb")
-        return {"services": services}
+            node = dict(_mongod(port, len(ports)), image="${MONGODB_IMAGE:-mongo:8}", network_mode="service:mongodb")
+            services["mongodb-%d" % number] = dict(node, **self._store("mongodb-%d" % number, "/data/db"))
+        # Nothing is published from an internal network.
+        for service in services.values():
+            service["restart"] = "no"
+        return {"services": services, "networks": {"backend": {"internal": False}}}
+
+    def _store(self, name, target):
+        """The directory for a service's data, written as the caller's own user, so that `down` can remove it."""
+        if platform.system() != "Linux":
+            # Docker's machine shares directories too slowly and loosely for a database: there the data stays in Docker's volumes.
+            return {}
+        source = os.path.join(self.home, name)
+        os.makedirs(source, exist_ok=True)
+        # A rootless engine's root is the caller.
+        user = "0:0" if "rootless" in _security_options() else "%d:%d" % (os.getuid(), os.getgid())
+        # Compose takes "$" for a variable; "label=disable" lets the container see the directory under SELinux.
+        return {"user": user, "security_opt": ["label=disable"],
+                "volumes": [{"type": "bind", "source": source.replace("$", "$$"), "target": target}]}
+
+
+def _security_options():
+    done = subprocess.run(["docker", "info", "--format", "{{.SecurityOptions}}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL)
+    return done.stdout.decode(errors="replace")
+
+
+# The entrypoint of the image would give the data to another user.
+_REDIS = ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction", "--save", ""]
 
 
 def _mongod(port, members):
