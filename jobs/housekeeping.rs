@@ -60,7 +60,8 @@ impl Job for Settings {
 async fn purge_all(settings: &Settings, run: &mut Run) -> Result<(), JobError> {
     let resume = Cursor::read(run.resume.as_ref());
     for (stage, (rows, action, body)) in STAGES.iter().enumerate().skip(resume.stage) {
-        let keep = if rows.collection == JOB_RUNS.collection { settings.job_runs_after } else { settings.dead_letters_after };
+        let keep =
+            if rows.collection == JOB_RUNS.collection { settings.job_runs_after } else { settings.dead_letters_after };
         let cutoff = before(run.now, keep);
         let after = if stage == resume.stage { resume.after.clone() } else { None };
         let size = PageSize::new(settings.page, settings.page_time);
@@ -159,7 +160,9 @@ impl Purge {
 async fn delete_body(bucket: &GridFsBucket, file: &Bson) -> Result<(), JobError> {
     match in_time(async { bucket.delete(file.clone()).await }).await {
         // Gone already, by a run that was cut off before it deleted the row. Its chunks are deleted all the same.
-        Err(JobError::Mongo(e)) if matches!(&*e.kind, ErrorKind::GridFs(GridFsErrorKind::FileNotFound { .. })) => Ok(()),
+        Err(JobError::Mongo(e)) if matches!(&*e.kind, ErrorKind::GridFs(GridFsErrorKind::FileNotFound { .. })) => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contextd_jobs::{
-    Guard, JobError, Outcome, Run,
-    kit::from_bson,
-};
+use contextd_jobs::{Guard, JobError, Outcome, Run, kit::from_bson};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 

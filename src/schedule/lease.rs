@@ -177,9 +177,13 @@ impl Schedules {
                 return Ok(true);
             }
         }
-        let free = doc! { "_id": LEADER, "$or": [
-            { "owner": &self.me.worker }, { "$expr": { "$lte": ["$leaseUntil", "$$NOW"] } },
-        ] };
+        // An upsert may not ask for the time, and need not: it makes what is not there.
+        let free = match &leader {
+            None => doc! { "_id": LEADER, "owner": &self.me.worker },
+            Some(_) => doc! { "_id": LEADER, "$or": [
+                { "owner": &self.me.worker }, { "$expr": { "$lte": ["$leaseUntil", "$$NOW"] } },
+            ] },
+        };
         let set = vec![doc! { "$set": { "owner": literal(&self.me.worker), "leaseUntil": self.lease_end() } }];
         match self.timed(self.schedules.update_one(free, set).upsert(leader.is_none())).await {
             Ok(done) => Ok(done.matched_count == 1 || done.upserted_id.is_some()),
@@ -196,7 +200,13 @@ impl Schedules {
 
     /// Claims the planned slot: the lease, the next slot and the run's record, all or nothing, and only if MongoDB's clock
     /// agrees that the slot has come and the lease is free.
-    pub async fn claim(&self, job: &ScheduledJob, state: &State, plan: &Plan, slot: DateTime<Utc>) -> Result<Claim, ScheduleError> {
+    pub async fn claim(
+        &self,
+        job: &ScheduledJob,
+        state: &State,
+        plan: &Plan,
+        slot: DateTime<Utc>,
+    ) -> Result<Claim, ScheduleError> {
         let mut filter = self.unowned(state);
         filter.insert("nextAt", state.next_at);
         filter.insert("running", Bson::Null);
@@ -264,7 +274,7 @@ impl Schedules {
         let epoch = state.epoch + 1;
         let set = doc! { "epoch": epoch, "owner": literal(&self.me.worker), "leaseUntil": self.lease_end() };
         let record = doc! { "$set": { "epoch": epoch, "worker": &self.me.worker, "outcome": RunOutcome::Running.as_str() },
-                            "$push": { "takenOverFrom": state.owner.clone() } };
+        "$push": { "takenOverFrom": state.owner.clone() } };
         let work = async {
             let mut session = self.begin().await?;
             let Some(after) = self.change(self.unowned(state), set, &mut session).await? else { return Ok(None) };
@@ -302,7 +312,8 @@ impl Schedules {
 
     /// Gives up the slots before `next` without running any. Says whether it was this process that did it.
     pub async fn advance(&self, state: &State, next: DateTime<Utc>) -> Result<bool, ScheduleError> {
-        let filter = doc! { "_id": &state.job, "epoch": state.epoch, "schedule": &state.schedule, "nextAt": state.next_at };
+        let filter =
+            doc! { "_id": &state.job, "epoch": state.epoch, "schedule": &state.schedule, "nextAt": state.next_at };
         let set = doc! { "$set": { "nextAt": to_bson(next) } };
         Ok(self.timed(self.schedules.update_one(filter, set)).await?.matched_count == 1)
     }
@@ -342,12 +353,15 @@ impl Schedules {
         }
         // An earlier try may have succeeded without an answer.
         let last = self.read_one(report.job).await?.and_then(|state| state.last);
-        Ok(last.filter(|last| last.run_id == report.run_id && last.worker == report.worker).map(|last| last.finished_at))
+        Ok(last
+            .filter(|last| last.run_id == report.run_id && last.worker == report.worker)
+            .map(|last| last.finished_at))
     }
 
     /// Gives the run back: the next process that looks goes on with it.
     pub async fn hand_over(&self, guard: &Guard, report: &RunReport) -> Result<(), ScheduleError> {
-        let set = doc! { "owner": null, "leaseUntil": "$$NOW", "running.counts": { "$literal": counts(&report.counts) } };
+        let set =
+            doc! { "owner": null, "leaseUntil": "$$NOW", "running.counts": { "$literal": counts(&report.counts) } };
         let record = doc! { "$set": { "outcome": RunOutcome::Stopped.as_str(), "counts": counts(&report.counts) } };
         let work = async {
             let mut session = self.begin().await?;
@@ -395,10 +409,7 @@ impl Schedules {
         self.schedules.find_one_and_update(filter, update).return_document(ReturnDocument::After).session(session).await
     }
 
-    async fn timed<T>(
-        &self,
-        work: impl IntoFuture<Output = mongodb::error::Result<T>>,
-    ) -> Result<T, ScheduleError> {
+    async fn timed<T>(&self, work: impl IntoFuture<Output = mongodb::error::Result<T>>) -> Result<T, ScheduleError> {
         match tokio::time::timeout(self.me.timeout, work.into_future()).await {
             Ok(done) => Ok(done?),
             Err(_) => Err(ScheduleError::TimedOut(self.me.timeout)),
@@ -429,7 +440,8 @@ fn lease(job: &'static str, after: Document) -> Result<Lease, ScheduleError> {
 }
 
 fn parse<T: DeserializeOwned>(document: Document) -> Result<T, ScheduleError> {
-    let id = document.get("_id").map_or_else(String::new, |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+    let id =
+        document.get("_id").map_or_else(String::new, |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
     bson::deserialize_from_document(document).map_err(|e| ScheduleError::Damaged(id, e.to_string()))
 }
 

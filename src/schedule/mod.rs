@@ -55,7 +55,7 @@ pub struct Identity {
 pub enum ScheduleError {
     #[error("job `{job}`: {error}")]
     Timetable { job: &'static str, error: TimetableError },
-    #[error("MongoDB: {0}")]
+    #[error("MongoDB: {}", .0.kind)]
     Mongo(#[from] mongodb::error::Error),
     #[error("MongoDB did not answer within {0:?}")]
     TimedOut(Duration),

@@ -178,8 +178,12 @@ impl Scheduler {
             let Some(report) = report else { return };
             match &report.error {
                 None => tracing::info!(
-                    job = name, run = report.run_id, outcome = report.outcome.as_str(), ms = report.duration_ms,
-                    changed = report.counts.changed, "run ended"
+                    job = name,
+                    run = report.run_id,
+                    outcome = report.outcome.as_str(),
+                    ms = report.duration_ms,
+                    changed = report.counts.changed,
+                    "run ended"
                 ),
                 Some(error) => tracing::error!(job = name, run = report.run_id, error, "run failed"),
             }

@@ -1,0 +1,7 @@
+//! Scheduled jobs against a real MongoDB: once per fleet, whatever the clocks say and whoever dies.
+
+mod fleet;
+mod harness;
+mod housekeeping;
+mod policies;
+mod runs;
