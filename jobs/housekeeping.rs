@@ -76,7 +76,7 @@ fn before(now: DateTime<Utc>, keep: Duration) -> DateTime<Utc> {
     chrono::TimeDelta::from_std(keep)
         .ok()
         .and_then(|keep| now.checked_sub_signed(keep))
-        .unwrap_or(DateTime::<Utc>::UNIX_EPOCH)
+        .unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
 /// One stage: rows of one collection older than one cutoff.
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_term_longer_than_time_keeps_everything() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
-        assert_eq!(before(now, Duration::MAX), DateTime::<Utc>::UNIX_EPOCH);
+        assert_eq!(before(now, Duration::MAX), DateTime::<Utc>::MIN_UTC);
         assert_eq!(before(now, Duration::from_secs(60)).timestamp(), 1_799_999_940);
     }
 }

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     job::ScheduledJob,
-    lease::{Lease, Schedules},
+    lease::Lease,
     record::{RunOutcome, RunReport, Trigger},
+    schedules::Schedules,
 };
 
 /// How often a run goes on from its cursor after a transient error before it counts as failed.
