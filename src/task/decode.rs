@@ -65,6 +65,11 @@ impl Decoder {
         Ok(Self { max_bytes, schemas, bare })
     }
 
+    /// What the types are checked against.
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
+    }
+
     /// The task in `bytes`, checked against the rules for attributes and the schema of its type.
     ///
     /// # Errors
