@@ -264,7 +264,7 @@ fn settings_must_make_sense() {
         ),
         (
             "[otlp]\nendpoint = \"collector:4318\"",
-            "c.toml:2: `otlp.endpoint` must be an address such as http://127.0.0.1:4318, or empty for no export",
+            "c.toml:2: `otlp.endpoint` must be an address such as http://127.0.0.1:4318 (a collector nearby, without TLS), or empty for no export",
         ),
         (
             "[redis.tls]\ncert_file = \"x.pem\"",

@@ -81,8 +81,8 @@ fn addresses(config: &Config, check: &mut Check) {
     );
     check.must(
         "otlp.endpoint",
-        config.otlp.endpoint.is_empty() || is_url(&config.otlp.endpoint, &["http://", "https://"]),
-        "be an address such as http://127.0.0.1:4318, or empty for no export",
+        config.otlp.endpoint.is_empty() || is_url(&config.otlp.endpoint, &["http://"]),
+        "be an address such as http://127.0.0.1:4318 (a collector nearby, without TLS), or empty for no export",
     );
     if let Err(e) = EnvFilter::builder().parse(&config.log.filter) {
         let message = format!("`log.filter` must be a filter such as \"info\" or \"contextd=debug,warn\": {e}");
