@@ -33,7 +33,7 @@ pub async fn db() -> Database {
 }
 
 /// From the environment, else from services brought up for all tests of this binary.
-fn uri() -> &'static str {
+pub fn uri() -> &'static str {
     static URI: OnceLock<String> = OnceLock::new();
     #[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
     URI.get_or_init(|| {
