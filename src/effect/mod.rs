@@ -1,5 +1,6 @@
 //! What a task means: from a checked task to the writes that are its effect.
 
+pub mod analyze;
 pub mod typing;
 
 use crate::{batch::Write, metrics::ErrorClass, task::Reason};
