@@ -45,7 +45,7 @@ impl AnalysisCache {
             namespace: namespace.into(),
             ttl,
             memory: Cache::with_weighter(entries, bytes, Weight),
-            metrics: CacheMetrics::new("analysis", &[Tier::Memory, Tier::Redis, Tier::Mongodb]),
+            metrics: CacheMetrics::new("analysis", &[Tier::Memory, Tier::Redis, Tier::MongoDb]),
         }
     }
 

@@ -1,6 +1,10 @@
 //! `document.analyze.v1`: analyses a text, or answers from an earlier analysis of the same content.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
@@ -11,21 +15,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::Planned;
 use crate::{
-    analysis::{Analysis, AnalysisError, AnalysisPool, Analyzers, Format, LanguageTag, Request},
+    analysis::{self, AnalysisError, AnalysisPool, Analyzers, Format, LanguageTag, PoolConfig, Request},
     batch::{Mode, Write},
     cache::AnalysisCache,
+    clock,
+    config::{self, Config},
+    intake::Link,
     metrics::{AnalysisMetrics, ErrorClass, Lookup, Tier},
+    status::{Health, Need},
     store::{ANALYSES, Store},
     task::{Reason, Task},
 };
 
 pub const TYPE: &str = "document.analyze.v1";
 
-/// The analysis of texts with its three tiers of results.
-pub struct Analyzer {
-    pool: AnalysisPool,
+/// The queue whose presence makes the engine load at the start.
+pub const QUEUE: &str = "analysis";
+
+/// The analysis of texts with its three tiers of results. The engine's threads start with the first
+/// text, or when [`Analysis::warm`] asks for them: a worker without texts does not pay for them.
+pub struct Analysis {
+    settings: config::Analysis,
+    /// Makes cache keys unguessable to those who do not know it: hashes of short texts can be guessed.
+    secret: Vec<u8>,
+    pool: OnceLock<AnalysisPool>,
     cache: AnalysisCache,
     store: Store,
+    health: Arc<Health>,
     metrics: AnalysisMetrics,
 }
 
@@ -55,20 +71,45 @@ struct Record<'a> {
     cache_key: Option<&'a str>,
     cached: bool,
     #[serde(flatten)]
-    analysis: &'a Analysis,
+    analysis: &'a analysis::Analysis,
     created_at: BsonDate,
     analyzed_at: BsonDate,
 }
 
-impl Analyzer {
-    pub fn new(pool: AnalysisPool, cache: AnalysisCache, store: Store) -> Self {
-        let metrics = AnalysisMetrics::new(&["grammar", "readability", "statistics"]);
-        Self { pool, cache, store, metrics }
+impl Analysis {
+    pub fn new(config: &Config, link: Link, store: Store, health: Arc<Health>) -> Self {
+        let s = &config.analysis;
+        Self {
+            settings: s.clone(),
+            secret: format!("contextd analysis {} {}", config.namespace, config.mongodb.database).into_bytes(),
+            pool: OnceLock::new(),
+            cache: AnalysisCache::new(link, &config.namespace, s.redis_ttl, s.result_cache.as_u64()),
+            store,
+            health,
+            metrics: AnalysisMetrics::new(&["grammar", "readability", "statistics"]),
+        }
     }
 
-    /// Returns when the engine is loaded. Texts may come before; they wait.
-    pub async fn ready(&self) {
-        self.pool.ready().await;
+    /// Loads the engine now, behind everything else. Texts may come before it is ready; they wait.
+    pub fn warm(self: &Arc<Self>) {
+        self.health.expect("grammar", Need::Optional, "the grammar engine is loading", clock::now());
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Ok(pool) = this.pool() {
+                pool.ready().await;
+                this.health.ready("grammar", clock::now());
+            }
+        });
+    }
+
+    fn pool(&self) -> Result<&AnalysisPool, String> {
+        if let Some(pool) = self.pool.get() {
+            return Ok(pool);
+        }
+        let pool = AnalysisPool::new(PoolConfig::new(&self.settings, &self.secret))
+            .map_err(|e| format!("the analysis threads cannot be started: {e}"))?;
+        // Of two that are made at once one is dropped, which ends its threads.
+        Ok(self.pool.get_or_init(|| pool))
     }
 
     /// Plans a batch of texts. What is not finished when `abort` fires is released.
@@ -78,10 +119,16 @@ impl Analyzer {
         now: DateTime<Utc>,
         abort: &CancellationToken,
     ) -> Vec<(usize, Planned)> {
+        let pool = match self.pool() {
+            Ok(pool) => pool,
+            Err(error) => {
+                return tasks.iter().map(|(p, _)| (*p, Planned::Failed(ErrorClass::Effect, error.clone()))).collect();
+            }
+        };
         let mut planned = Vec::with_capacity(tasks.len());
         let mut texts = Vec::with_capacity(tasks.len());
         for (position, task) in tasks {
-            match self.text(*position, task) {
+            match self.text(pool, *position, task) {
                 Ok(text) => texts.push(text),
                 Err((reason, error)) => planned.push((*position, Planned::Dead(reason, error))),
             }
@@ -101,13 +148,13 @@ impl Analyzer {
             match known {
                 Some(analysis) => Some(Ok((answered(&analysis, lookup_ms), true))),
                 None => tokio::select! {
-                    result = self.pool.analyze(group[0].request.clone()) => Some(result.map(|a| (Arc::new(a), false))),
+                    result = pool.analyze(group[0].request.clone()) => Some(result.map(|a| (Arc::new(a), false))),
                     () = abort.cancelled() => None,
                 },
             }
         });
         let analyzed = join_all(analyzed).await;
-        let fresh: Vec<(String, Arc<Analysis>)> = keys
+        let fresh: Vec<(String, Arc<analysis::Analysis>)> = keys
             .iter()
             .zip(&analyzed)
             .filter_map(|(key, result)| match result {
@@ -122,7 +169,7 @@ impl Analyzer {
         planned
     }
 
-    fn text<'a>(&self, position: usize, task: &'a Task) -> Result<Text<'a>, (Reason, String)> {
+    fn text<'a>(&self, pool: &AnalysisPool, position: usize, task: &'a Task) -> Result<Text<'a>, (Reason, String)> {
         let text = |name: &str| task.data.get(name).and_then(Value::as_str);
         let bad = |e: &dyn std::fmt::Display| (Reason::Schema, e.to_string());
         let content = text("content").ok_or_else(|| bad(&"`data.content` is missing"))?;
@@ -133,12 +180,12 @@ impl Analyzer {
             None => Analyzers::default(),
         };
         let request = Request { text: content.into(), format, language, analyzers };
-        let (key, hash) = (self.pool.keys().result_key(&request), self.pool.keys().content_hash(content));
+        let (key, hash) = (pool.keys().result_key(&request), pool.keys().content_hash(content));
         Ok(Text { position, task, request, key, hash })
     }
 
     /// Earlier results: memory, Redis, MongoDB.
-    async fn find(&self, keys: &[String]) -> Vec<Option<Arc<Analysis>>> {
+    async fn find(&self, keys: &[String]) -> Vec<Option<Arc<analysis::Analysis>>> {
         let mut found = self.cache.get(keys).await;
         let missing: Vec<String> =
             keys.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(k, _)| k.clone()).collect();
@@ -153,7 +200,7 @@ impl Analyzer {
                 Vec::new()
             }
         };
-        let stored: HashMap<String, Arc<Analysis>> = stored
+        let stored: HashMap<String, Arc<analysis::Analysis>> = stored
             .into_iter()
             .filter_map(|(key, document)| Some((key, Arc::new(read(document)?))))
             .filter(|(_, analysis)| analysis.is_complete())
@@ -161,7 +208,7 @@ impl Analyzer {
         for (key, slot) in keys.iter().zip(&mut found).filter(|(_, slot)| slot.is_none()) {
             let hit = stored.get(key);
             let lookup = if hit.is_some() { Lookup::Hit } else { Lookup::Miss };
-            self.cache.metrics.lookup(Tier::Mongodb, lookup).increment(1);
+            self.cache.metrics.lookup(Tier::MongoDb, lookup).increment(1);
             if let Some(analysis) = hit {
                 self.cache.remember(key, analysis);
             }
@@ -173,7 +220,7 @@ impl Analyzer {
     fn answer(
         &self,
         group: &[&Text<'_>],
-        result: Option<Result<(Arc<Analysis>, bool), AnalysisError>>,
+        result: Option<Result<(Arc<analysis::Analysis>, bool), AnalysisError>>,
         now: DateTime<Utc>,
         planned: &mut Vec<(usize, Planned)>,
     ) {
@@ -224,8 +271,8 @@ impl Analyzer {
 }
 
 /// An earlier analysis as the answer to this text: nothing was computed.
-fn answered(analysis: &Arc<Analysis>, lookup_ms: f64) -> Arc<Analysis> {
-    let mut analysis = Analysis::clone(analysis);
+fn answered(analysis: &Arc<analysis::Analysis>, lookup_ms: f64) -> Arc<analysis::Analysis> {
+    let mut analysis = analysis::Analysis::clone(analysis);
     let timings = &mut analysis.timings;
     timings.total_ms = lookup_ms;
     timings.queued_ms = 0.0;
@@ -237,7 +284,7 @@ fn answered(analysis: &Arc<Analysis>, lookup_ms: f64) -> Arc<Analysis> {
 
 fn document(
     text: &Text<'_>,
-    analysis: &Analysis,
+    analysis: &analysis::Analysis,
     cached: bool,
     now: DateTime<Utc>,
 ) -> Result<(String, RawDocumentBuf), String> {
@@ -265,6 +312,6 @@ fn document(
     Ok((id, document))
 }
 
-fn read(document: Document) -> Option<Analysis> {
+fn read(document: Document) -> Option<analysis::Analysis> {
     deserialize_from_document(document).ok()
 }

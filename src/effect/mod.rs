@@ -3,6 +3,8 @@
 pub mod analyze;
 pub mod typing;
 
+pub use analyze::Analysis;
+
 use crate::{batch::Write, metrics::ErrorClass, task::Reason};
 
 /// What is to be done about one task.

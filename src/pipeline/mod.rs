@@ -11,7 +11,8 @@ mod queue;
 mod retry;
 mod run;
 mod settle;
+mod snapshot;
 mod upkeep;
 
 pub use flight::{Claimed, Settlement};
-pub use run::{RunError, RunOptions, run};
+pub use run::{RunError, RunOptions, Signals, run};

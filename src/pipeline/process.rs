@@ -15,7 +15,7 @@ use crate::{
     cache::TypingCache,
     clock,
     config::Retry,
-    effect::{Planned, typing},
+    effect::{Analysis, Planned, typing},
     intake::{Delivery, Leftovers, Return},
     metrics::{ErrorClass, Outcome, QueueMetrics, ReturnReason},
     status::Health,
@@ -30,7 +30,7 @@ pub struct Processor {
     pub decoder: Decoder,
     pub store: Store,
     pub typing: TypingCache,
-    pub analyze: Option<Arc<crate::effect::analyze::Analyzer>>,
+    pub analysis: Arc<Analysis>,
     pub retry: Retry,
     pub clock_skew: Duration,
     pub metrics: Arc<QueueMetrics>,
@@ -165,12 +165,7 @@ impl Processor {
             planned.extend(typing::plan(&contexts, now));
         }
         if !texts.is_empty() {
-            match &self.analyze {
-                Some(analyzer) => planned.extend(analyzer.plan(&texts, now, &self.abort).await),
-                None => planned.extend(texts.iter().map(|(p, t)| {
-                    (*p, Planned::Dead(Reason::UnknownType, format!("nothing here handles tasks of type {:?}", t.kind)))
-                })),
-            }
+            planned.extend(self.analysis.plan(&texts, now, &self.abort).await);
         }
         planned
     }

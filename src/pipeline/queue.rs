@@ -17,7 +17,7 @@ use crate::{
     clock,
     config::BatchLimits,
     intake::{Ask, BatchSource, Claim, Fault, QueueAdmin, SettleAnswer},
-    metrics::{ErrorClass, Outcome, QueueMetrics, ReclaimReason, ReturnReason, Trigger},
+    metrics::{ErrorClass, QueueMetrics, ReclaimReason, ReturnReason, Trigger},
     status::Health,
 };
 
@@ -234,6 +234,3 @@ pub fn count<T: PartialEq + Copy>(items: impl IntoIterator<Item = T>) -> Vec<(T,
     }
     counts
 }
-
-/// The outcomes a batch is counted under.
-pub type Outcomes = Vec<(Outcome, u64)>;

@@ -42,7 +42,7 @@ impl<S, Inner> Service<Task<Claimed>> for SettleService<S, Inner>
 where
     S: BatchSource,
     Inner: Service<Task<Claimed>, Response = Settlement>,
-    Inner::Error: Into<BoxDynError>,
+    Inner::Error: Into<BoxDynError> + Send,
     Inner::Future: Send + 'static,
 {
     type Response = ();
@@ -58,10 +58,9 @@ where
         let queue = self.queue.clone();
         let running = self.inner.call(task);
         async move {
-            match running.await {
+            match running.await.map_err(Into::<BoxDynError>::into) {
                 Ok(settlement) => queue.settle(&claimed, settlement).await,
                 Err(error) => {
-                    let error: BoxDynError = error.into();
                     tracing::error!(queue = queue.name, %error, tasks = claimed.batch.deliveries.len(), "a batch failed as a whole; it is split to find the task that is to blame");
                     queue.give_back(&claimed, true).await;
                 }
