@@ -3,7 +3,6 @@
 //! Delivery is at least once. A task leaves Redis only when its batch is settled; a batch whose worker
 //! dies is taken over when its lease ends. Nothing here pops a task destructively.
 
-mod admin;
 mod delivery;
 mod keys;
 mod lease;
@@ -15,7 +14,6 @@ mod stream;
 mod url;
 mod wrap;
 
-pub use admin::{QueueAdmin, QueueState, Waiting};
 pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};
 pub use keys::QueueKeys;
 pub use lease::{LeaseSource, SourceSettings};
