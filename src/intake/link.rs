@@ -89,8 +89,10 @@ impl From<RedisError> for Fault {
                 Some("NOAUTH" | "WRONGPASS" | "NOPERM") => FaultKind::Denied,
                 Some("NOGROUP") => FaultKind::NoGroup,
                 Some("NOREPLICAS" | "UNKILLABLE" | "BUSY") => FaultKind::Unavailable,
-                Some(_) if text.contains("WRONGTYPE") => FaultKind::WrongType,
-                Some(_) if text.contains("OOM ") => FaultKind::Full,
+                // A pipeline's error has no code of its own: its text quotes those of its commands.
+                _ if text.contains("WRONGTYPE") => FaultKind::WrongType,
+                _ if text.contains("OOM ") || text.contains("\"OOM\"") => FaultKind::Full,
+                _ if text.contains("\"NOPERM\"") => FaultKind::Denied,
                 Some(_) => FaultKind::Refused,
                 None => FaultKind::Unavailable,
             },
