@@ -44,7 +44,10 @@ fn a_wall_time_that_occurs_twice_is_due_the_first_time() {
     assert_eq!(night, ["10-25T00:30", "10-26T01:30"]);
     // Asked in the repeated hour, what had its turn does not come again.
     assert_eq!(slots("30 2 * * *", Berlin, "2026-10-25T01:10:00Z", "2026-10-26T12:00:00Z"), ["10-26T01:30"]);
-    assert_eq!(slots("30 1 * * *", New_York, "2026-11-01T00:00:00Z", "2026-11-02T12:00:00Z"), ["11-01T05:30", "11-02T06:30"]);
+    assert_eq!(
+        slots("30 1 * * *", New_York, "2026-11-01T00:00:00Z", "2026-11-02T12:00:00Z"),
+        ["11-01T05:30", "11-02T06:30"]
+    );
 }
 
 #[test]
