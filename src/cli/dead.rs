@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, io::IsTerminal};
 
-use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
@@ -186,22 +185,20 @@ pub async fn requeue(
         let Some(last) = page.last() else { break };
         after = Some(last.id.clone());
         left = left.saturating_sub(page.len() as u64);
-        let mut pushes: BTreeMap<(String, Priority), (Vec<String>, Vec<Bytes>)> = BTreeMap::new();
+        let mut by_queue: BTreeMap<String, Vec<DeadLetter>> = BTreeMap::new();
         for letter in page {
             match obstacle(&letter, config) {
                 Some(why) => kept.push(format!("{}: {why}", letter.id)),
-                None => {
-                    let (ids, bodies) = pushes.entry((letter.queue, letter.priority)).or_default();
-                    ids.push(letter.id);
-                    bodies.push(Bytes::from(letter.body));
-                }
+                None => by_queue.entry(letter.queue.clone()).or_default().push(letter),
             }
         }
-        for ((queue, priority), (ids, bodies)) in pushes {
+        for (queue, letters) in by_queue {
+            let tasks: Vec<(Priority, &[u8])> = letters.iter().map(|l| (l.priority, l.body.as_slice())).collect();
             // First pushed, then deleted: between the two a task is there twice, and has its effect once.
-            admin(config, link, &queue)?.push(priority, &bodies).await.map_err(|(_, fault)| Failure::from(fault))?;
-            store.dead_delete_all(&ids).await?;
+            admin(config, link, &queue)?.push(&tasks).await?;
+            let ids: Vec<String> = letters.into_iter().map(|letter| letter.id).collect();
             requeued += ids.len();
+            store.dead_delete_all(&ids).await?;
         }
     }
     let mut printed = if args.json {

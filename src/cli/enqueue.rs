@@ -17,6 +17,10 @@ use crate::{
     task::{Decoder, Priority, Schemas},
 };
 
+/// Most tasks and bytes of one push; the rest follows in further ones.
+const PUSH_TASKS: usize = 500;
+const PUSH_BYTES: usize = 4 * 1024 * 1024;
+
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct EnqueueArgs {
     /// The task's type, such as document.analyze.v1; may be left out when the events have their own
@@ -99,11 +103,17 @@ pub async fn enqueue(
     let (mut done, mut said) = (0, Vec::new());
     for (queue, bodies) in by_queue {
         let stream = find(config, queue)?.kind == QueueKind::Stream;
-        if let Err((pushed, fault)) = admin(config, link, queue)?.push(priority, &bodies).await {
-            let unsure = if fault.is_transient() { "; of the next ones it is not known" } else { "" };
-            return Err(prefixed(fault.into(), &format!("{} of {total} tasks were pushed{unsure}", done + pushed)));
+        let (admin, mut rest) = (admin(config, link, queue)?, bodies.as_slice());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(chunk(rest));
+            let tasks: Vec<(Priority, &[u8])> = now.iter().map(|body| (priority, body.as_ref())).collect();
+            if let Err(fault) = admin.push(&tasks).await {
+                let unsure = if fault.is_transient() { ", of the next ones it is not known" } else { "" };
+                return Err(prefixed(fault.into(), &format!("{done} of {total} tasks were pushed{unsure}")));
+            }
+            done += now.len();
+            rest = later;
         }
-        done += bodies.len();
         let what = match planned.as_slice() {
             [only] => only.id.clone(),
             _ => format!("{} tasks", bodies.len()),
@@ -112,6 +122,16 @@ pub async fn enqueue(
         said.push(format!("pushed {what} to {place}"));
     }
     Ok(Printed::text(if said.is_empty() { "nothing to push".to_owned() } else { said.join("\n") }))
+}
+
+/// How many tasks go into the next push; at least one.
+fn chunk(tasks: &[Bytes]) -> usize {
+    let mut bytes = 0;
+    let fits = tasks.iter().take(PUSH_TASKS).take_while(|task| {
+        bytes += task.len();
+        bytes <= PUSH_BYTES
+    });
+    fits.count().max(1)
 }
 
 fn prefixed(failure: Failure, words: &str) -> Failure {
@@ -236,6 +256,14 @@ mod tests {
             format!("id-{n}")
         };
         plan(args, &Input { text: text.into(), lines }, &config(), crate::clock::now(), ids)
+    }
+
+    #[test]
+    fn a_push_is_bounded_and_never_empty() {
+        let of = |size: usize, n: usize| vec![Bytes::from(vec![0; size]); n];
+        assert_eq!(chunk(&of(1, 2000)), PUSH_TASKS);
+        assert_eq!(chunk(&of(PUSH_BYTES / 2, 3)), 2);
+        assert_eq!(chunk(&of(2 * PUSH_BYTES, 3)), 1);
     }
 
     #[test]

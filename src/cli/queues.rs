@@ -1,10 +1,11 @@
 //! `contextd queues`: what waits where.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     failure::{Failure, Printed},
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, Queue, QueueKind},
-    intake::{Link, QueueAdmin, QueueState, Waiting},
+    intake::{Link, QueueAdmin, QueueStats},
     task::Priority,
 };
 
@@ -23,34 +24,38 @@ pub struct QueuesArgs {
     pub json: bool,
 }
 
-/// One queue in the JSON output, also in `/api/status`.
+/// One queue in the JSON output.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct QueueRow {
-    pub name: String,
-    pub kind: QueueKind,
-    pub paused: bool,
+struct QueueRow {
+    name: String,
+    kind: QueueKind,
+    paused: bool,
     /// Critical to low; of a stream `normal` alone.
-    pub priorities: BTreeMap<&'static str, Waiting>,
-    pub delayed: u64,
-    pub in_flight: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    priorities: BTreeMap<&'static str, Waiting>,
+    delayed: u64,
+    in_flight: u64,
+}
+
+/// What waits at one priority.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Waiting {
+    depth: u64,
+    /// When the task that is next was made, as far as it says so.
+    oldest: Option<DateTime<Utc>>,
 }
 
 impl QueueRow {
-    pub fn new(name: &str, kind: QueueKind, state: QueueState) -> Self {
+    fn new(name: &str, kind: QueueKind, stats: &QueueStats) -> Self {
+        let waiting = |p: Priority| {
+            let i = p as usize;
+            let oldest = stats.oldest_ms[i].and_then(DateTime::from_timestamp_millis);
+            (p.as_str(), Waiting { depth: stats.depth[i], oldest })
+        };
         let shown = |p: &Priority| kind == QueueKind::List || *p == Priority::Normal;
-        let priorities = Priority::ALL.into_iter().filter(shown);
-        Self {
-            name: name.to_owned(),
-            kind,
-            paused: state.paused,
-            priorities: priorities.map(|p| (p.as_str(), state.waiting[p as usize])).collect(),
-            delayed: state.delayed,
-            in_flight: state.in_flight,
-            error: state.error,
-        }
+        let priorities = Priority::ALL.into_iter().filter(shown).map(waiting).collect();
+        let (paused, delayed, in_flight) = (stats.paused, stats.delayed, stats.in_flight);
+        Self { name: name.to_owned(), kind, paused, priorities, delayed, in_flight }
     }
 }
 
@@ -76,30 +81,15 @@ pub fn admin(config: &Config, link: &Link, name: &str) -> Result<QueueAdmin, Fai
     Ok(QueueAdmin::new(link.clone(), &config.namespace, name, queue.kind))
 }
 
-/// Every configured queue as it is now.
-///
-/// # Errors
-/// Redis cannot be asked.
-pub async fn rows(config: &Config, link: &Link) -> Result<Vec<QueueRow>, Failure> {
-    let states = config.queues.iter().map(async |(name, queue)| {
-        let admin = QueueAdmin::new(link.clone(), &config.namespace, name, queue.kind);
-        admin.state().await.map(|state| QueueRow::new(name, queue.kind, state))
-    });
-    Ok(join_all(states).await.into_iter().collect::<Result<_, _>>()?)
-}
-
 /// # Errors
 /// Redis cannot be asked.
 pub async fn queues(args: &QueuesArgs, config: &Config, link: &Link, now: DateTime<Utc>) -> Result<Printed, Failure> {
-    let rows = rows(config, link).await?;
-    let wrong = rows.iter().filter_map(|row| row.error.clone()).collect::<Vec<_>>().join("; ");
-    let mut printed = if args.json {
-        Printed::json(&serde_json::json!({ "queues": rows }))?
-    } else {
-        Printed::text(render(&rows, now))
-    };
-    printed.wrong = (!wrong.is_empty()).then_some(wrong);
-    Ok(printed)
+    let ask = config.queues.iter().map(async |(name, queue)| {
+        let admin = QueueAdmin::new(link.clone(), &config.namespace, name, queue.kind);
+        admin.stats(now.timestamp_millis()).await.map(|stats| QueueRow::new(name, queue.kind, &stats))
+    });
+    let rows = join_all(ask).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    if args.json { Printed::json(&json!({ "queues": rows })) } else { Ok(Printed::text(render(&rows, now))) }
 }
 
 fn render(rows: &[QueueRow], now: DateTime<Utc>) -> String {
@@ -107,15 +97,11 @@ fn render(rows: &[QueueRow], now: DateTime<Utc>) -> String {
     for row in rows {
         let depth = |p: Priority| row.priorities.get(p.as_str()).map_or("-".to_owned(), |w| w.depth.to_string());
         let oldest = row.priorities.values().filter_map(|w| w.oldest).min();
-        let note = match (&row.error, row.paused) {
-            (Some(error), _) => error.clone(),
-            (None, true) => "paused".to_owned(),
-            (None, false) => String::new(),
-        };
+        let note = if row.paused { "paused" } else { "" };
         let mut cells = vec![row.name.clone()];
         cells.extend(Priority::ALL.map(depth));
         cells.push(oldest.map_or("-".to_owned(), |made| age(made, now)));
-        cells.extend([row.delayed.to_string(), row.in_flight.to_string(), note]);
+        cells.extend([row.delayed.to_string(), row.in_flight.to_string(), note.to_owned()]);
         table.add_row(cells);
     }
     table::align_right(&mut table, 1..8);
@@ -124,20 +110,11 @@ fn render(rows: &[QueueRow], now: DateTime<Utc>) -> String {
 
 /// How long ago, in one or two units. A producer's clock ahead of ours counts as now.
 pub(super) fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let seconds = (now - then).num_seconds().max(0).unsigned_abs();
-    let rounded = match seconds {
-        0..3_600 => seconds,
-        3_600..86_400 => seconds / 60 * 60,
-        _ => seconds / 3_600 * 3_600,
-    };
-    humantime(Duration::from_secs(rounded))
-}
-
-fn humantime(d: Duration) -> String {
-    let s = d.as_secs();
-    let parts = [(s / 86_400, "d"), (s / 3_600 % 24, "h"), (s / 60 % 60, "m"), (s % 60, "s")];
-    let shown: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, unit)| format!("{n}{unit}")).collect();
-    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
+    let s = (now - then).num_seconds().max(0);
+    let units = [(s / 86_400, "d"), (s / 3_600 % 24, "h"), (s / 60 % 60, "m"), (s % 60, "s")];
+    let first = units.iter().position(|(n, _)| *n > 0).unwrap_or(units.len() - 1);
+    let shown = units.iter().enumerate().skip(first).take(2).filter(|(i, (n, _))| *n > 0 || *i == first);
+    shown.map(|(_, (n, unit))| format!("{n}{unit}")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -158,11 +135,11 @@ mod tests {
     #[test]
     fn table_and_json_show_every_priority() {
         let now = parse_time("2026-01-31T12:00:00Z").unwrap();
-        let mut state = QueueState { delayed: 4, in_flight: 5, ..QueueState::default() };
-        state.waiting[0] = Waiting { depth: 17, oldest: parse_time("2026-01-31T11:58:00Z") };
-        let list = QueueRow::new("analysis", QueueKind::List, state);
-        let paused = QueueState { paused: true, ..QueueState::default() };
-        let stream = QueueRow::new("typing", QueueKind::Stream, paused);
+        let mut stats = QueueStats { delayed: 4, in_flight: 5, ..QueueStats::default() };
+        (stats.depth[0], stats.oldest_ms[0]) = (17, Some(now.timestamp_millis() - 120_000));
+        let list = QueueRow::new("analysis", QueueKind::List, &stats);
+        let paused = QueueStats { paused: true, ..QueueStats::default() };
+        let stream = QueueRow::new("typing", QueueKind::Stream, &paused);
         let json = serde_json::to_value([&list, &stream]).unwrap();
         assert_eq!(json[0]["priorities"]["critical"]["depth"], 17);
         assert_eq!(json[0]["inFlight"], 5);

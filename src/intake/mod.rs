@@ -3,19 +3,21 @@
 //! Delivery is at least once. A task leaves Redis only when its batch is settled; a batch whose worker
 //! dies is taken over when its lease ends. Nothing here pops a task destructively.
 
-mod admin;
 mod delivery;
 mod keys;
 mod lease;
 mod link;
 mod quotas;
+mod source;
+mod stats;
 mod stream;
 mod url;
 mod wrap;
 
-pub use admin::{QueueAdmin, QueueState, Waiting};
 pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};
 pub use keys::QueueKeys;
 pub use lease::{LeaseSource, SourceSettings};
 pub use link::{Fault, FaultKind, Link};
+pub use source::BatchSource;
+pub use stats::{QueueAdmin, QueueStats};
 pub use stream::{GROUP, StreamSource};
