@@ -28,7 +28,11 @@ pub fn ceiling(world: &mut World, shape: Shape, documents: &[RawDocumentBuf], ta
             // On its own task, as the worker does it, so that two cores can take part.
             tokio::spawn(async move { collection.insert_many(batch).ordered(false).await.map(drop) })
         });
-        futures::stream::iter(sends).buffer_unordered(IN_FLIGHT).map(|joined| anyhow::Ok(joined??)).try_collect::<()>().await
+        futures::stream::iter(sends)
+            .buffer_unordered(IN_FLIGHT)
+            .map(|joined| anyhow::Ok(joined??))
+            .try_collect::<()>()
+            .await
     })?;
     let end = Clocks::read(&world.servers, proc::own_cpu()?)?;
     let cost = before.cost(&end, tasks, true);

@@ -118,8 +118,7 @@ pub struct Drained {
 pub fn drain(world: &mut World, case: Case, tasks: usize, keep_documents: bool) -> Result<Drained> {
     let stage = world.stage()?;
     stage.pause(&mut world.redis, case.queue)?;
-    let time = chrono::DateTime::from(std::time::SystemTime::now())
-        .to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let time = input::now();
     let events = (0..tasks).map(|index| input::typing_event(case.shape, index, &time));
     input::push(&mut world.redis, &stage, case.queue, events)?;
 
@@ -135,7 +134,13 @@ pub fn drain(world: &mut World, case: Case, tasks: usize, keep_documents: bool) 
 }
 
 /// Lets a paused queue go and measures until nothing is left of its `tasks` tasks.
-pub fn resume_and_wait(world: &mut World, stage: &Stage, queue: &str, worker: &mut Worker, tasks: usize) -> Result<Cost> {
+pub fn resume_and_wait(
+    world: &mut World,
+    stage: &Stage,
+    queue: &str,
+    worker: &mut Worker,
+    tasks: usize,
+) -> Result<Cost> {
     stage.resume(&mut world.redis, queue)?;
     let mut before = Clocks::read(&world.servers, worker.cpu()?)?;
     let mut last = (tasks as u64, Instant::now());
@@ -160,7 +165,11 @@ pub fn resume_and_wait(world: &mut World, stage: &Stage, queue: &str, worker: &m
         }
         if last.1.elapsed() > STALL {
             worker.check_alive()?;
-            bail!("no progress for {STALL:?} with {} tasks of {queue} waiting; see {}", left.waiting, stage.log.display());
+            bail!(
+                "no progress for {STALL:?} with {} tasks of {queue} waiting; see {}",
+                left.waiting,
+                stage.log.display()
+            );
         }
         sleep(LOOK_EVERY);
     }
@@ -168,10 +177,14 @@ pub fn resume_and_wait(world: &mut World, stage: &Stage, queue: &str, worker: &m
 
 fn check_written(world: &World, stage: &Stage, expected: usize) -> Result<()> {
     let database = world.database(stage);
-    let count = |name: &str| world.runtime.block_on(database.collection::<Document>(name).count_documents(doc! {}).into_future());
+    let count = |name: &str| {
+        world.runtime.block_on(database.collection::<Document>(name).count_documents(doc! {}).into_future())
+    };
     let (written, dead) = (count("typing_contexts")?, count("dead_letters")?);
     if written != expected as u64 || dead != 0 {
-        bail!("{expected} documents were due, {written} are there and {dead} dead letters: no figures from wrong results");
+        bail!(
+            "{expected} documents were due, {written} are there and {dead} dead letters: no figures from wrong results"
+        );
     }
     Ok(())
 }

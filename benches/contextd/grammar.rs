@@ -110,7 +110,8 @@ pub fn worker(world: &mut World, paragraphs: &Paragraphs, texts: &[String], repe
     let mut worker = Worker::start(&stage, ANALYSIS, &[])?;
     let ready_after = worker.ready_after;
     // The engine loads behind the start, and each of its threads is slow at first.
-    let warm: Vec<String> = (0..ANALYSIS_THREADS * 4).map(|index| paragraphs.text(900_000 + index * 10, 100).0).collect();
+    let warm: Vec<String> =
+        (0..ANALYSIS_THREADS * 4).map(|index| paragraphs.text(900_000 + index * 10, 100).0).collect();
     backlog(world, &stage, &mut worker, "warm", &warm)?;
 
     let words: usize = texts.iter().map(|text| input::word_count(text)).sum();
@@ -120,8 +121,9 @@ pub fn worker(world: &mut World, paragraphs: &Paragraphs, texts: &[String], repe
     let whole = backlog(world, &stage, &mut worker, "whole", &originals)? / WHOLES as f64;
     let again: Vec<String> = originals.iter().cycle().take(WHOLES * repeats).cloned().collect();
     let identical = backlog(world, &stage, &mut worker, "again", &again)? / again.len() as f64;
-    let edits: Vec<String> =
-        (0..WHOLES * repeats).map(|index| edit(&originals[index % WHOLES], &paragraphs.paragraph(200_000 + index))).collect();
+    let edits: Vec<String> = (0..WHOLES * repeats)
+        .map(|index| edit(&originals[index % WHOLES], &paragraphs.paragraph(200_000 + index)))
+        .collect();
     let edited = backlog(world, &stage, &mut worker, "edit", &edits)? / edits.len() as f64;
 
     let mut alone = [Vec::new(), Vec::new(), Vec::new()];
@@ -199,9 +201,9 @@ fn edit(text: &str, paragraph: &str) -> String {
 fn stored_ms(world: &World, stage: &Stage, name: &str) -> Result<f64> {
     let analyses = world.database(stage).collection::<bson::Document>("analyses");
     let filter = doc! {"documentId": {"$regex": format!("^{name}-")}};
-    let found: Vec<bson::Document> = world.runtime.block_on(async {
-        analyses.find(filter).projection(doc! {"timings": 1}).await?.try_collect().await
-    })?;
+    let found: Vec<bson::Document> = world
+        .runtime
+        .block_on(async { analyses.find(filter).projection(doc! {"timings": 1}).await?.try_collect().await })?;
     let times = found.iter().filter_map(|one| one.get_document("timings").ok()?.get_f64("totalMs").ok());
     Ok(median(times.collect()))
 }

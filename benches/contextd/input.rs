@@ -55,6 +55,12 @@ fn session_id(key: usize) -> String {
     format!("s-{:08x}", scatter(key) >> 20)
 }
 
+/// For the `time` of events.
+pub fn now() -> String {
+    chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now())
+        .to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
 /// A `typing.context.v1` event of about 600 bytes.
 pub fn typing_event(shape: Shape, index: usize, time: &str) -> String {
     let (key, sequence) = shape.key_and_sequence(index);
@@ -83,7 +89,12 @@ pub fn analysis_event(id: &str, document: &str, content: &str) -> String {
 }
 
 /// Pushes events in pipelines, to the `normal` list or to the stream.
-pub fn push(redis: &mut redis::Connection, stage: &Stage, queue: &str, events: impl Iterator<Item = String>) -> Result<()> {
+pub fn push(
+    redis: &mut redis::Connection,
+    stage: &Stage,
+    queue: &str,
+    events: impl Iterator<Item = String>,
+) -> Result<()> {
     let key = stage.key(queue, if queue == STREAM { "events" } else { "normal" });
     let mut events = events.peekable();
     while events.peek().is_some() {

@@ -79,7 +79,8 @@ fn bare(world: &mut World, count: usize) -> Result<(Percentiles, Percentiles)> {
             tokio::time::sleep_until((begin + due(index)).into()).await;
             let collection = collection.clone();
             writes.push(tokio::spawn(async move {
-                let document = rawdoc! { "_id": input::typing_key(index), "sequence": 1_i64, "paragraph": "x".repeat(400) };
+                let document =
+                    rawdoc! { "_id": input::typing_key(index), "sequence": 1_i64, "paragraph": "x".repeat(400) };
                 let sent = Instant::now();
                 collection.insert_one(document).await.map(|_| (sent, sent.elapsed()))
             }));
@@ -102,7 +103,7 @@ fn through_worker(world: &mut World, queue: &str, count: usize) -> Result<Percen
     let collection = world.database(&stage).collection::<RawDocumentBuf>("typing_contexts");
     let worker = Worker::start(&stage, queue, &[])?;
     let watcher = Watcher::start(world, &collection, count)?;
-    let time = chrono::DateTime::from(std::time::SystemTime::now()).to_rfc3339();
+    let time = input::now();
     let begin = Instant::now();
     let mut sent = Vec::with_capacity(count);
     for index in 0..count {

@@ -112,7 +112,14 @@ impl Bench {
             let ratio = of(|(worker, bare)| worker.tasks_per_second / bare.tasks_per_second);
             let bare = of(|(_, bare)| bare.tasks_per_second);
             let note = format!("{} of {} tasks/s", number(speed), number(bare));
-            report.row('a', format!("{}: share of the bare driver", case.name()), ratio, "", Target::AtLeast(0.8), note);
+            report.row(
+                'a',
+                format!("{}: share of the bare driver", case.name()),
+                ratio,
+                "",
+                Target::AtLeast(0.8),
+                note,
+            );
             let servers = format!(
                 "bare {}; mongod {} (bare {}), Redis {}; others kept {} cores busy",
                 number(of(|(_, bare)| bare.client_us)),
@@ -132,7 +139,8 @@ impl Bench {
             .into_iter()
             .zip(&pairs)
             .map(|(case, pairs)| {
-                let rounds: Vec<_> = pairs.iter().map(|(worker, bare)| json!({"worker": worker, "bare": bare})).collect();
+                let rounds: Vec<_> =
+                    pairs.iter().map(|(worker, bare)| json!({"worker": worker, "bare": bare})).collect();
                 json!({"case": case.name(), "rounds": rounds})
             })
             .collect();
@@ -145,8 +153,22 @@ impl Bench {
         let found = latency::measure(&mut self.world, self.sizes.latency_seconds)?;
         let bare = found.bare_acknowledged;
         let seen = found.bare_visible;
-        report.row('c', "one bare write: acknowledged, p50", bare.p50, "ms", Target::None, format!("p99 {}", number(bare.p99)));
-        report.row('c', "one bare write: visible, p50", seen.p50, "ms", Target::None, format!("p99 {}", number(seen.p99)));
+        report.row(
+            'c',
+            "one bare write: acknowledged, p50",
+            bare.p50,
+            "ms",
+            Target::None,
+            format!("p99 {}", number(bare.p99)),
+        );
+        report.row(
+            'c',
+            "one bare write: visible, p50",
+            seen.p50,
+            "ms",
+            Target::None,
+            format!("p99 {}", number(seen.p99)),
+        );
         for (kind, found) in [("list", found.list_visible), ("stream", found.stream_visible)] {
             let note = format!("p50 {}, p95 {}, max {} ms", number(found.p50), number(found.p95), number(found.max));
             let what = format!("{kind}: p50 enqueue to visible, above one bare write");
@@ -187,7 +209,8 @@ impl Bench {
         let note = format!("{} of {} words/s, {ANALYSIS_THREADS} threads", number(speed), number(bare));
         report.row('d', "analysis: share of the bare engine", ratio, "", Target::AtLeast(0.9), note);
         let whole = of(|(worker, _)| worker.whole * 1e3);
-        let of_whole = |ms: f64| format!("{} instead of {} ms a document of 2000 words, end to end", number(ms), number(whole));
+        let of_whole =
+            |ms: f64| format!("{} instead of {} ms a document of 2000 words, end to end", number(ms), number(whole));
         let (identical, edited) = (of(|(worker, _)| worker.identical * 1e3), of(|(worker, _)| worker.edited * 1e3));
         let times = of(|(worker, _)| worker.whole / worker.identical);
         report.row('d', "identical content: times faster", times, "x", Target::AtLeast(50.0), of_whole(identical));
@@ -203,7 +226,8 @@ impl Bench {
         );
         let alone = of(|(worker, _)| worker.alone_whole_ms);
         report.row('d', "one document of 2000 words alone, push to settled", alone, "ms", Target::None, note);
-        let raw: Vec<_> = rounds.iter().map(|(worker, bare)| json!({"worker": worker, "bareWordsPerSecond": bare})).collect();
+        let raw: Vec<_> =
+            rounds.iter().map(|(worker, bare)| json!({"worker": worker, "bareWordsPerSecond": bare})).collect();
         report.raw("analysis", raw)
     }
 
@@ -252,7 +276,8 @@ impl Bench {
             self.analyse(&paragraphs, &texts, 1)?;
         }
         let peak = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64 / MB);
-        let (drains, grammar) = (peak(self.drain_peaks.iter().copied().max()), peak(self.analysed.iter().map(|one| one.peak).max()));
+        let (drains, grammar) =
+            (peak(self.drain_peaks.iter().copied().max()), peak(self.analysed.iter().map(|one| one.peak).max()));
         let what = format!("peak memory, {} tasks waiting", number(tasks as f64));
         report.row('e', what, drains, "MB", Target::AtMost(80.0), "resident, no analysis queue");
         let what = format!("peak memory, grammar on {ANALYSIS_THREADS} threads");
@@ -263,4 +288,16 @@ impl Bench {
         report.row('e', "start to ready", worst, "s", Target::AtMost(3.0), note);
         report.raw("memory", json!({"drainPeaks": self.drain_peaks, "startsSeconds": starts}))
     }
+}
+
+/// A cost in one line of the progress.
+fn shown(cost: &Cost) -> String {
+    format!(
+        "{} tasks/s in {:.1} s; us a task: client {}, mongod {}, Redis {}",
+        number(cost.tasks_per_second),
+        cost.seconds,
+        number(cost.client_us),
+        number(cost.mongodb_us.unwrap_or(f64::NAN)),
+        number(cost.redis_us.unwrap_or(f64::NAN)),
+    )
 }

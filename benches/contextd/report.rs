@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use comfy_table::{Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{Cell, CellAlignment, Color, Table};
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -45,7 +45,15 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn row(&mut self, part: char, what: impl Into<String>, value: f64, unit: &'static str, target: Target, note: impl Into<String>) {
+    pub fn row(
+        &mut self,
+        part: char,
+        what: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        target: Target,
+        note: impl Into<String>,
+    ) {
         let met = target.is_met(value);
         self.rows.push(Row { part, what: what.into(), value, unit, target, met, note: note.into() });
     }
@@ -58,7 +66,9 @@ impl Report {
 
     pub fn print(&self) {
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_header(["", "what", "value", "target", "", "from"]);
+        table
+            .load_style(comfy_table::presets::UTF8_FULL_CONDENSED)
+            .set_header(["", "what", "value", "target", "", "from"]);
         for row in &self.rows {
             let mark = match row.met {
                 Some(true) => Cell::new("met").fg(Color::Green),
@@ -89,7 +99,8 @@ impl Report {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        fs::write(path, serde_json::to_string_pretty(&whole)? + "\n").with_context(|| format!("writing {}", path.display()))
+        fs::write(path, serde_json::to_string_pretty(&whole)? + "\n")
+            .with_context(|| format!("writing {}", path.display()))
     }
 }
 

@@ -98,7 +98,9 @@ impl Worker {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => bail!("contextd ended with {status}; see {}", self.log.display()),
-                None if begin.elapsed() > limit => bail!("contextd did not end within {limit:?}; see {}", self.log.display()),
+                None if begin.elapsed() > limit => {
+                    bail!("contextd did not end within {limit:?}; see {}", self.log.display())
+                }
                 None => sleep(Duration::from_millis(5)),
             }
         }

@@ -57,7 +57,7 @@ impl World {
             options.server_selection_timeout = Some(Duration::from_secs(10));
             Client::with_options(options)
         })?;
-        let status = runtime.block_on(mongodb.database("admin").run_command(doc! {"serverStatus": 1}));
+        let status = runtime.block_on(mongodb.database("admin").run_command(doc! {"serverStatus": 1}).into_future());
         let pid = status.context("connecting to MongoDB")?.get("pid").and_then(|pid| pid.as_i64());
         let info: String = redis::cmd("INFO").arg("server").query(&mut redis)?;
         let redis_pid = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
@@ -103,7 +103,7 @@ impl World {
 
     /// Removes what a run left and lets the servers settle.
     pub fn clear(&mut self, stage: &Stage) -> Result<()> {
-        self.runtime.block_on(self.database(stage).drop())?;
+        self.runtime.block_on(self.database(stage).drop().into_future())?;
         let mut cursor = 0_u64;
         loop {
             let (next, keys): (u64, Vec<String>) = redis::cmd("SCAN")
@@ -126,7 +126,8 @@ impl World {
 
     /// Rewrites the append-only file when it has grown: it holds every task pushed so far.
     fn compact_redis(&mut self) -> Result<()> {
-        let size = |info: String| info.lines().find_map(|line| line.strip_prefix("aof_current_size:")?.trim().parse().ok());
+        let size =
+            |info: String| info.lines().find_map(|line| line.strip_prefix("aof_current_size:")?.trim().parse().ok());
         let persistence = |redis: &mut redis::Connection| -> redis::RedisResult<String> {
             redis::cmd("INFO").arg("persistence").query(redis)
         };
@@ -198,7 +199,9 @@ impl Stage {
                 .arg("contextd")
                 .query(redis)?;
             let pending = match &pending {
-                redis::Value::Array(parts) => parts.first().and_then(|count| redis::from_redis_value_ref(count).ok()).unwrap_or(0),
+                redis::Value::Array(parts) => {
+                    parts.first().and_then(|count| redis::from_redis_value_ref(count).ok()).unwrap_or(0)
+                }
                 _ => 0_u64,
             };
             return Ok(Left { waiting: total.saturating_sub(pending), in_flight: pending > 0 });
@@ -240,7 +243,8 @@ fn worker_config() -> String {
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark is its own program; the library's rule is for the library")]
 fn setting(name: &str) -> Result<String> {
-    env::var(name).with_context(|| format!("{name} is not set: use `make bench`, or `eval \"$(scripts/services env)\"` before"))
+    env::var(name)
+        .with_context(|| format!("{name} is not set: use `make bench`, or `eval \"$(scripts/services env)\"` before"))
 }
 
 fn free_port() -> Result<u16> {
