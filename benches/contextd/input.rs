@@ -66,7 +66,7 @@ pub fn typing_event(shape: Shape, index: usize, time: &str) -> String {
     let (key, sequence) = shape.key_and_sequence(index);
     let (document, session) = (document_id(key), session_id(key));
     let offset = index % 4_000;
-    let paragraph = &PROSE[..110 + index % 40];
+    let paragraph = &PROSE[..150 + index % 40];
     let recent = &PROSE[index % 7..14 + index % 7];
     format!(
         "{{\"specversion\":\"1.0\",\"id\":\"{index:012x}-{:08x}\",\"source\":\"/editor\",\"type\":\"typing.context.v1\",\
@@ -141,22 +141,15 @@ impl Paragraphs {
     /// that nothing remembered of one paragraph helps with the next.
     pub fn paragraph(&self, index: usize) -> String {
         let base = &self.0[index % self.0.len()];
-        let round = index / self.0.len();
-        let mut count = 0;
         let mut text = String::with_capacity(base.len() + 80);
-        for word in base.split(' ') {
-            if !text.is_empty() {
+        for (at, word) in base.split(' ').enumerate() {
+            if at > 0 {
                 text.push(' ');
             }
             text.push_str(word);
-            let ends_clause = word.ends_with(['.', ',', ';']);
-            if !ends_clause {
-                count += 1;
-            }
-            if count == 8 {
-                // A number reads as well as none in most places, and makes the clause one of its own.
-                text.push_str(&format!(" {}", 100 + scatter(index * 64 + round) % 9_900));
-                count = 0;
+            // A number reads as well as none in most places, and makes the clause one of its own.
+            if at % 8 == 7 && !word.ends_with(['.', ',', ';', '?', '!']) {
+                text.push_str(&format!(" {}", 100 + scatter(index * 1_009 + at) % 9_900));
             }
         }
         text

@@ -55,9 +55,9 @@ struct Options {
     /// Tasks of the drains that are set against the ceiling
     #[arg(long)]
     tasks: Option<usize>,
-    /// Where the JSON goes
-    #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/../bench/contextd.json"))]
-    json: PathBuf,
+    /// Where the JSON goes [default: bench/contextd.json in Cargo's target folder]
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Given by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -71,15 +71,18 @@ impl Options {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
+    // Cargo's folder for this is `tmp` in the target folder.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let output = target.parent().unwrap_or(target).join("bench");
+    let json = options.json.clone().unwrap_or_else(|| output.join("contextd.json"));
     let sizes = if options.quick { parts::QUICK } else { parts::FULL };
     let mut bench = Bench::new(world::World::connect(output)?, sizes, options.tasks);
     let mut report = Report::default();
     let outcome = run(&options, &mut bench, &mut report);
     // What was measured before a failure is worth having.
     report.print();
-    report.write(&options.json)?;
-    println!("{}", options.json.display());
+    report.write(&json)?;
+    println!("{}", json.display());
     outcome
 }
 

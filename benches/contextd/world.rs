@@ -192,14 +192,12 @@ impl Stage {
     pub fn left(&self, redis: &mut redis::Connection, queue: &str) -> Result<Left> {
         if queue == STREAM {
             // Entries are deleted when they are settled: what is in the stream waits or is in flight.
-            let (total, pending): (u64, redis::Value) = redis::pipe()
-                .xlen(self.key(queue, "events"))
-                .cmd("XPENDING")
-                .arg(self.key(queue, "events"))
-                .arg("contextd")
-                .query(redis)?;
-            let pending = match &pending {
-                redis::Value::Array(parts) => {
+            let total: u64 = redis.xlen(self.key(queue, "events"))?;
+            let summary: redis::RedisResult<redis::Value> =
+                redis::cmd("XPENDING").arg(self.key(queue, "events")).arg("contextd").query(redis);
+            // Before the first worker there is no group.
+            let pending = match summary {
+                Ok(redis::Value::Array(parts)) => {
                     parts.first().and_then(|count| redis::from_redis_value_ref(count).ok()).unwrap_or(0)
                 }
                 _ => 0_u64,
