@@ -13,15 +13,18 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
     RedisFuture, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::TcpSettings,
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use tokio::sync::Mutex;
 
 use super::url::{RedisUrl, Topology};
-use crate::{config, metrics};
+use crate::{
+    config,
+    metrics::{self, ErrorClass},
+};
 
 /// What a failed call means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,16 @@ impl Fault {
         matches!(self.kind, FaultKind::Unavailable | FaultKind::Full)
     }
 
+    /// The class under which it is counted.
+    pub fn class(&self) -> ErrorClass {
+        match self.kind {
+            FaultKind::Unavailable => ErrorClass::Network,
+            FaultKind::Full => ErrorClass::Oom,
+            FaultKind::Denied => ErrorClass::Auth,
+            FaultKind::WrongType | FaultKind::NoGroup | FaultKind::Refused => ErrorClass::Other,
+        }
+    }
+
     /// A reply that is not of the shape the command promises.
     pub(super) fn shape(what: &str) -> Self {
         Fault { kind: FaultKind::Refused, message: format!("unexpected reply of {what}") }
@@ -76,8 +89,10 @@ impl From<RedisError> for Fault {
                 Some("NOAUTH" | "WRONGPASS" | "NOPERM") => FaultKind::Denied,
                 Some("NOGROUP") => FaultKind::NoGroup,
                 Some("NOREPLICAS" | "UNKILLABLE" | "BUSY") => FaultKind::Unavailable,
-                Some(_) if text.contains("WRONGTYPE") => FaultKind::WrongType,
-                Some(_) if text.contains("OOM ") => FaultKind::Full,
+                // A pipeline's error has no code of its own: its text quotes those of its commands.
+                _ if text.contains("WRONGTYPE") => FaultKind::WrongType,
+                _ if text.contains("OOM ") || text.contains("\"OOM\"") => FaultKind::Full,
+                _ if text.contains("\"NOPERM\"") => FaultKind::Denied,
                 Some(_) => FaultKind::Refused,
                 None => FaultKind::Unavailable,
             },
@@ -198,9 +213,8 @@ impl Link {
                         .set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
                 }
                 if let Some(c) = certificates {
-                    builder = builder
-                        .set_client_to_redis_certificates(c.clone())
-                        .set_client_to_sentinel_certificates(c);
+                    builder =
+                        builder.set_client_to_redis_certificates(c.clone()).set_client_to_sentinel_certificates(c);
                 }
                 Factory::Sentinel(Box::new(Mutex::new(builder.build().map_err(bad)?)))
             }
@@ -231,9 +245,7 @@ impl Link {
             Ok::<_, RedisError>(match &self.inner.factory {
                 Factory::Single(c) => Kind::Single(c.get_multiplexed_async_connection_with_config(&config).await?),
                 Factory::Cluster(c) => Kind::Cluster(c.get_async_connection().await?),
-                Factory::Sentinel(c) => {
-                    Kind::Single(c.lock().await.get_async_connection_with_config(&config).await?)
-                }
+                Factory::Sentinel(c) => Kind::Single(c.lock().await.get_async_connection_with_config(&config).await?),
             })
         };
         let kind = match tokio::time::timeout(self.inner.timeout * 2, connect).await {
@@ -285,11 +297,7 @@ impl Link {
     }
 
     /// Runs a script, loading it when Redis does not know it.
-    pub async fn script<T: FromRedisValue>(
-        &self,
-        name: &'static str,
-        call: &ScriptInvocation<'_>,
-    ) -> Result<T, Fault> {
+    pub async fn script<T: FromRedisValue>(&self, name: &'static str, call: &ScriptInvocation<'_>) -> Result<T, Fault> {
         self.guarded(name, async |c| call.invoke_async(c).await).await
     }
 
@@ -313,4 +321,50 @@ fn read_certificates(tls: &config::RedisTls) -> Result<Option<TlsCertificates>, 
         _ => return Err("`redis.tls.cert_file` and `redis.tls.key_file` belong together: set both or none".into()),
     };
     Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
+}
+
+/// The settings of the server that contextd's promises depend on.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub version: String,
+    appendonly: Option<String>,
+    policy: Option<String>,
+}
+
+impl Server {
+    /// What is wrong with the server's settings, in full sentences.
+    pub fn problems(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let major: u32 = self.version.split('.').next().and_then(|v| v.parse().ok()).unwrap_or(0);
+        if major < 7 {
+            out.push(format!("Redis {} is too old: contextd needs 7.0 or newer", self.version));
+        }
+        if self.policy.as_deref().is_some_and(|p| p != "noeviction") {
+            out.push("Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into());
+        }
+        if self.appendonly.as_deref() == Some("no") {
+            out.push("Redis has no append-only file: a restart loses waiting tasks; set `appendonly yes`".into());
+        }
+        out
+    }
+}
+
+impl Link {
+    /// Asks the server about itself. Settings that the user may not read count as unknown.
+    pub async fn server(&self) -> Result<Server, Fault> {
+        self.ping().await?;
+        let info: String = match self.run("info", redis::cmd("INFO").arg("server")).await {
+            Ok(info) => info,
+            Err(f) if f.kind == FaultKind::Unavailable => return Err(f),
+            Err(_) => String::new(), // Cluster answers per node
+        };
+        let version = info.lines().find_map(|l| l.strip_prefix("redis_version:")).unwrap_or("7").trim().to_string();
+        let mut read = [None, None];
+        for (slot, name) in read.iter_mut().zip(["appendonly", "maxmemory-policy"]) {
+            let pair: Result<Vec<String>, Fault> = self.run("config", redis::cmd("CONFIG").arg("GET").arg(name)).await;
+            *slot = pair.ok().and_then(|p| p.into_iter().nth(1));
+        }
+        let [appendonly, policy] = read;
+        Ok(Server { version, appendonly, policy })
+    }
 }
