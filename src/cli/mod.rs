@@ -6,7 +6,7 @@ mod dead;
 pub mod demo;
 mod enqueue;
 pub mod failure;
-mod jobs;
+pub mod jobs;
 mod migrate;
 mod pause;
 mod queues;

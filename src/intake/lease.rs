@@ -103,7 +103,6 @@ impl LeaseSource {
         Ok(Claim::Batch(Batch { deliveries, ack }))
     }
 
-    #[expect(clippy::type_complexity, reason = "the reply's parts, named where they are taken apart")]
     async fn take(
         &self,
         rid: &str,

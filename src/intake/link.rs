@@ -340,7 +340,9 @@ impl Server {
             out.push(format!("Redis {} is too old: contextd needs 7.0 or newer", self.version));
         }
         if self.policy.as_deref().is_some_and(|p| p != "noeviction") {
-            out.push("Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into());
+            out.push(
+                "Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into(),
+            );
         }
         if self.appendonly.as_deref() == Some("no") {
             out.push("Redis has no append-only file: a restart loses waiting tasks; set `appendonly yes`".into());

@@ -97,12 +97,7 @@ struct Shared {
 ///
 /// # Errors
 /// Whatever keeps it from starting, and the unexpected end of any part.
-pub async fn run(
-    config: Config,
-    options: RunOptions,
-    metrics: Arc<Metrics>,
-    signals: Signals,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
     let started = Instant::now();
     let queues = selected(&config, &options)?;
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
@@ -389,7 +384,8 @@ impl Shared {
         let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
         let events = snapshot::JobEvents::new(&jobs);
         let db = self.store.database();
-        let list = schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
+        let list =
+            schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
         events.seed(&list);
         let handle = schedule::Scheduler::start(db, self.identity(), jobs, Arc::new(events))
             .await

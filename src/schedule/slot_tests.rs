@@ -106,7 +106,7 @@ proptest! {
         let cron = if step == 0 { format!("{minute} * * * *") } else { format!("*/{step} * * * *") };
         let wanted = |at: DateTime<Utc>| {
             let local = at.with_timezone(&zone);
-            if step == 0 { local.minute() == minute } else { local.minute() % step == 0 }
+            if step == 0 { local.minute() == minute } else { local.minute().is_multiple_of(step) }
         };
         let start = from.with_second(0).expect("a second");
         let walked = (1..=26 * 60).map(|m| start + TimeDelta::minutes(m)).filter(|at| wanted(*at)).take(20);

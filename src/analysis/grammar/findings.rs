@@ -201,9 +201,7 @@ fn unmarked(message: &str) -> String {
             _ => plain.push(c),
         }
     }
-    if !plain.ends_with(['.', '!', '?', '…', '”', '"']) {
-        plain.push('.');
-    } else if plain.ends_with('”') {
+    if !plain.ends_with(['.', '!', '?', '…', '"']) {
         plain.push('.');
     }
     plain

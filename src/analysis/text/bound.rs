@@ -103,7 +103,7 @@ fn is_good_end(text: &str, piece: &Piece) -> bool {
         PieceKind::ParagraphBreak => true,
         PieceKind::Text => {
             let sentence = text[piece.range.clone()].trim_end();
-            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0] % 16 == 0
+            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0].is_multiple_of(16)
         }
         _ => false,
     }
