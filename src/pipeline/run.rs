@@ -246,6 +246,8 @@ impl Shared {
             .boxed(),
         );
         tokio::select! {
+            // An idle worker ends as soon as it is told to: then both are ready, and the order matters.
+            biased;
             () = self.signals.stop.cancelled() => {}
             () = upkeep::drained(&measured), if self.options.until_drained => {
                 tracing::info!("all queues are drained");
