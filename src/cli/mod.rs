@@ -1,1 +1,3 @@
 //! (module cli)
+
+pub mod demo;

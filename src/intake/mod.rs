@@ -1,4 +1,19 @@
-//! Redis: where tasks come from and where they are settled. The only module, with `cache`, that talks to Redis.
+//! Redis: where tasks come from and where they are settled. With `cache` the only module that talks to Redis.
+//!
+//! Delivery is at least once. A task leaves Redis only when its batch is settled; a batch whose worker
+//! dies is taken over when its lease ends. Nothing here pops a task destructively.
+
+mod delivery;
+mod keys;
+mod lease;
 mod link;
+mod quotas;
+mod stream;
 mod url;
+mod wrap;
+
+pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};
+pub use keys::QueueKeys;
+pub use lease::{LeaseSource, SourceSettings};
 pub use link::{Fault, FaultKind, Link};
+pub use stream::{GROUP, StreamSource};

@@ -1,9 +1,22 @@
 //! What a task is: one CloudEvents event, decoded and checked. Pure: no I/O, no clock.
 
+pub mod attribute;
+pub mod bson;
+mod decode;
+mod envelope;
+mod schema;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    decode::{Decoder, DecoderError},
+    schema::{Schema, SchemaError, Schemas},
+};
 
 /// The four priorities of a list queue, highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
