@@ -173,7 +173,7 @@ async fn a_task_too_large_for_a_document_of_mongodb_is_neither_lost_nor_in_the_w
     let env = Env::new().await;
     // MongoDB takes documents of at most 16 MiB.
     let huge = vec![b'x'; 20 * 1024 * 1024];
-    env.push_bytes("analysis", "high", &[huge.clone()]).await;
+    env.push_bytes("analysis", "high", std::slice::from_ref(&huge)).await;
     env.push("analysis", "low", &[analyze("after", "After the huge one.")]).await;
     let worker = env.worker("analysis").ready().await;
     env.analysis("after").await;
@@ -368,7 +368,7 @@ async fn what_mongodb_refuses_for_good_is_dead_and_the_rest_of_the_batch_is_writ
     let events: Vec<Event> = (0..20).map(|i| analyze(&format!("t{i}"), &format!("Text {i}."))).collect();
     let clash = analyze("clash", "Its document is there already.").data("documentId", "doc-t3");
     env.push("analysis", "normal", &events).await;
-    env.push("analysis", "normal", &[clash.clone()]).await;
+    env.push("analysis", "normal", std::slice::from_ref(&clash)).await;
     let metrics = env.drain("analysis").await;
     assert_eq!(metrics.finished("analysis", "written"), 20.0);
     assert_eq!(metrics.finished("analysis", "dead"), 1.0);

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{Env, Metrics, PATIENCE, cli::config_file, eventually, ports, services, when, within};
+use super::{Env, Metrics, PATIENCE, cli::config_file, eventually, ports, services, when};
 
 /// A worker about to be started.
 pub struct Launch {
@@ -112,7 +112,14 @@ impl Worker {
     }
 
     pub async fn becomes_ready(&mut self) {
-        within(PATIENCE, "the worker becomes ready", || async { when(self.is_ready().await) }).await;
+        let start = std::time::Instant::now();
+        while !self.is_ready().await {
+            if let Some(status) = self.exited() {
+                panic!("the worker ended ({status}) before it was ready");
+            }
+            assert!(start.elapsed() < PATIENCE, "the worker is not ready within {PATIENCE:?}");
+            tokio::time::sleep(super::POLL).await;
+        }
     }
 
     pub async fn becomes_unready(&self) -> String {
