@@ -1,15 +1,15 @@
 //! Batches of writes with an outcome for each document.
 //!
 //! The commands are sent as they are: the driver's own bulk calls either need a newer server or hide
-//! which document failed. Inserts are several times faster than guarded updates, so a "newest wins"
-//! document that this process has not seen before is inserted, and only replaced when it turns out to be there.
+//! which document failed.
+//!
+//! "Newest wins" is the expensive case. Measured with 500 documents of 500 bytes, CPU of mongod 6.0 per
+//! document: inserting new ones 10 us, but 35 us as soon as *one* of the batch is there already; a guarded
+//! replacement 40 us; looking 500 keys up 3 to 5 us. So a batch is inserted as it is until a document turns
+//! out to be there; from then on batches look first and insert what is absent, until several in a row
+//! found nothing.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, RandomState},
-    sync::LazyLock,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Instant};
 
 use mongodb::bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use serde::Deserialize;
@@ -20,17 +20,19 @@ use crate::{
     metrics::{ErrorClass, WriteOutcome},
 };
 
+/// So many batches in a row must find none of their documents before the next one is inserted blindly.
+const LOOKS: u32 = 8;
 /// MongoDB takes no larger document.
 const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 /// One command is one document of at most 16 MiB and a little more.
 const MAX_COMMAND: usize = 15 * 1024 * 1024;
 
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
 #[derive(Debug, Deserialize)]
 struct Reply {
+    #[serde(default, rename = "nModified")]
+    modified: i64,
     #[serde(default)]
-    n: i64,
+    upserted: Vec<Document>,
     #[serde(default, rename = "writeErrors")]
     write_errors: Vec<WriteError>,
     #[serde(rename = "writeConcernError")]
@@ -88,16 +90,45 @@ impl Store {
             }
         }
         for (collection, positions) in set.unresolved(false) {
-            let (known, new): (Vec<usize>, Vec<usize>) =
-                positions.iter().partition(|p| self.known.get(&self.key(collection, &set.writes[**p].id)).is_some());
-            for chunk in chunks(set, &new) {
-                self.insert(collection, set, &chunk, true).await?;
+            if self.looks.load(Ordering::Relaxed) > 0 {
+                self.look(collection, set, &positions).await?;
+            } else {
+                for chunk in chunks(set, &positions) {
+                    self.insert(collection, set, &chunk, true).await?;
+                }
             }
             // What was there already is replaced if it is older.
-            let there: Vec<usize> = new.into_iter().filter(|p| set.resolutions[*p].is_none()).chain(known).collect();
-            for chunk in chunks(set, &there) {
+            for chunk in chunks(set, &positions) {
                 self.replace_older(collection, set, &chunk).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Looks first: what is newer there ends at once, what is absent is inserted.
+    async fn look(&self, collection: &str, set: &mut WriteSet, positions: &[usize]) -> Result<(), StoreFault> {
+        let found = self.orders(collection, set, positions).await?;
+        let mut absent = Vec::new();
+        for p in positions {
+            match found.get(&set.writes[*p].id) {
+                None => absent.push(*p),
+                Some(there) => {
+                    match against(set, *p, *there) {
+                        // Sent before, with an unknown end: this is it.
+                        Some(Resolution::Duplicate) if set.uncertain => set.resolve(*p, Resolution::Written),
+                        Some(resolution) => set.resolve(*p, resolution),
+                        None => {}
+                    }
+                }
+            }
+        }
+        if found.is_empty() {
+            self.looks.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.looks.store(LOOKS, Ordering::Relaxed);
+        }
+        for chunk in chunks(set, &absent) {
+            self.insert(collection, set, &chunk, true).await?;
         }
         Ok(())
     }
@@ -122,11 +153,12 @@ impl Store {
             let Some(p) = positions.get(error.index).copied() else { continue };
             failed[error.index] = true;
             if error.is_own_id() {
-                if !newest {
+                if newest {
+                    self.looks.store(LOOKS, Ordering::Relaxed);
+                } else {
                     let ours = set.uncertain;
                     set.resolve(p, if ours { Resolution::Written } else { Resolution::Duplicate });
                 }
-                self.known.insert(self.key(collection, &set.writes[p].id), ());
             } else if is_transient_code(error.code) {
                 retry = Some((error.code, error.errmsg.clone()));
             } else {
@@ -136,9 +168,6 @@ impl Store {
         settle_concern(&reply)?;
         for (p, failed) in positions.iter().zip(failed) {
             if !failed {
-                if newest {
-                    self.known.insert(self.key(collection, &set.writes[*p].id), ());
-                }
                 set.resolve(*p, Resolution::Written);
             }
         }
@@ -156,12 +185,12 @@ impl Store {
         for p in positions {
             let write = &set.writes[*p];
             let Mode::Newest { field, order } = write.mode else { continue };
-            let mut filter = RawDocumentBuf::new();
-            filter.append(mongodb::bson::cstr!("_id"), write.id.as_str());
-            let field = mongodb::bson::raw::CString::try_from(field)
-                .map_err(|e| StoreFault::answer(ErrorClass::Rejected, e.to_string()))?;
-            filter.append(&field, rawdoc! { "$lt": order });
-            updates.push(rawdoc! { "q": filter, "u": write.document.clone(), "upsert": false });
+            let stored = rawdoc! { "$ifNull": [format!("${field}"), i64::MIN] };
+            let guarded = rawdoc! {
+                "$cond": [{ "$lt": [stored, order] }, { "$literal": write.document.clone() }, "$$ROOT"],
+            };
+            let replace = rawdoc! { "$replaceWith": guarded };
+            updates.push(rawdoc! { "q": { "_id": write.id.as_str() }, "u": [replace], "upsert": true });
         }
         let command = rawdoc! { "update": collection, "ordered": false, "updates": updates };
         let reply = self.send("update", collection, command).await?;
@@ -178,7 +207,7 @@ impl Store {
         }
         settle_concern(&reply)?;
         let open: Vec<usize> = positions.iter().zip(&refused).filter(|(_, r)| !**r).map(|(p, _)| *p).collect();
-        if reply.n == open.len() as i64 {
+        if reply.modified + reply.upserted.len() as i64 == open.len() as i64 {
             for p in open {
                 set.resolve(p, Resolution::Written);
             }
@@ -188,21 +217,43 @@ impl Store {
         retry.map_or(Ok(()), |(code, text)| Err(StoreFault::answer(ErrorClass::Unavailable, format!("{code}: {text}"))))
     }
 
-    /// Resolves each write by what is in MongoDB now: our own order, a newer one, or nothing at all.
+    /// Resolves each write by what is in MongoDB now: our own order, a newer one, or an older one again.
     async fn compare(&self, collection: &str, set: &mut WriteSet, positions: &[usize]) -> Result<(), StoreFault> {
-        let Some(Mode::Newest { field, .. }) = positions.first().map(|p| set.writes[*p].mode) else { return Ok(()) };
+        let found = self.orders(collection, set, positions).await?;
+        let mut changed = 0;
+        for p in positions {
+            match found.get(&set.writes[*p].id).and_then(|there| against(set, *p, *there)) {
+                // Equal is this write's own effect: the update that has just been sent, or an earlier delivery's.
+                Some(Resolution::Duplicate) => set.resolve(*p, Resolution::Written),
+                Some(resolution) => set.resolve(*p, resolution),
+                None => changed += 1,
+            }
+        }
+        if changed > 0 {
+            let text = format!("{changed} documents changed while they were written");
+            return Err(StoreFault::answer(ErrorClass::Unavailable, text));
+        }
+        Ok(())
+    }
+
+    /// The stored order of each document that is there; `None` when it has none.
+    async fn orders(
+        &self,
+        collection: &str,
+        set: &WriteSet,
+        positions: &[usize],
+    ) -> Result<HashMap<String, Option<i64>>, StoreFault> {
+        let Some(Mode::Newest { field, .. }) = positions.first().map(|p| set.writes[*p].mode) else {
+            return Ok(HashMap::new());
+        };
         let ids: Vec<&str> = positions.iter().map(|p| set.writes[*p].id.as_str()).collect();
         let find = async {
-            let mut cursor = self
-                .db
-                .collection::<Document>(collection)
-                .find(doc! { "_id": { "$in": ids } })
-                .projection(doc! { field: 1 })
-                .batch_size(10_000)
-                .await?;
+            let documents = self.db.collection::<RawDocumentBuf>(collection);
+            let find = documents.find(doc! { "_id": { "$in": ids } }).projection(doc! { field: 1 });
+            let mut cursor = find.batch_size(10_000).await?;
             let mut found = HashMap::new();
             while cursor.advance().await? {
-                let document = cursor.deserialize_current()?;
+                let document = cursor.current();
                 if let Ok(id) = document.get_str("_id") {
                     let order = document.get_i64(field).or_else(|_| document.get_i32(field).map(i64::from)).ok();
                     found.insert(id.to_string(), order);
@@ -210,30 +261,7 @@ impl Store {
             }
             Ok(found)
         };
-        let found: HashMap<String, Option<i64>> = self.bounded("find", find).await?;
-        let mut vanished = 0;
-        for p in positions {
-            let write = &set.writes[*p];
-            let Mode::Newest { order, .. } = write.mode else { continue };
-            let resolution = match found.get(&write.id) {
-                // Equal: this write's own effect, now or by an earlier delivery of the same task.
-                Some(Some(there)) if *there == order => Resolution::Written,
-                Some(Some(there)) if *there > order => Resolution::Superseded,
-                Some(None) => Resolution::Rejected(format!("the document there has no integer `{field}`")),
-                // Deleted in between (or older again after a purge): the next round inserts it.
-                _ => {
-                    self.known.remove(&self.key(collection, &write.id));
-                    vanished += 1;
-                    continue;
-                }
-            };
-            set.resolve(*p, resolution);
-        }
-        if vanished > 0 {
-            let text = format!("{vanished} documents changed while they were written");
-            return Err(StoreFault::answer(ErrorClass::Unavailable, text));
-        }
-        Ok(())
+        self.bounded("find", find).await
     }
 
     async fn send(&self, what: &str, collection: &str, mut command: RawDocumentBuf) -> Result<Reply, StoreFault> {
@@ -259,9 +287,16 @@ impl Store {
         }
         reply
     }
+}
 
-    fn key(&self, collection: &str, id: &str) -> u64 {
-        HASHER.hash_one((collection, id))
+/// What a stored order means for a write; `None`: it is older, the write goes on.
+fn against(set: &WriteSet, position: usize, there: Option<i64>) -> Option<Resolution> {
+    let Mode::Newest { field, order } = set.writes[position].mode else { return None };
+    match there {
+        Some(there) if there == order => Some(Resolution::Duplicate),
+        Some(there) if there > order => Some(Resolution::Superseded),
+        Some(_) => None,
+        None => Some(Resolution::Rejected(format!("the document there has no integer `{field}`"))),
     }
 }
 

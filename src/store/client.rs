@@ -1,20 +1,18 @@
 //! The connection to MongoDB.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use mongodb::{
     Client, Database,
     bson::{Document, doc},
     options::{ClientOptions, ReadConcern, SelectionCriteria, WriteConcern},
 };
-use quick_cache::sync::Cache;
 
 use super::{ANALYSES, DEAD_LETTERS, StoreFault, TYPING_CONTEXTS};
 use crate::{config, metrics::MongoMetrics};
-
-/// Keys of "newest wins" documents that this process has seen in MongoDB, by hash. It only chooses the
-/// cheaper statement; a wrong guess costs a second round trip.
-const KNOWN_KEYS: usize = 100_000;
 
 /// MongoDB with the concerns that contextd's promises need; clones share the driver's pool.
 #[derive(Clone)]
@@ -22,7 +20,8 @@ pub struct Store {
     pub(super) db: Database,
     pub(super) timeout: Duration,
     pub(super) metrics: Arc<MongoMetrics>,
-    pub(super) known: Arc<Cache<u64, ()>>,
+    /// How many batches are still to look before they insert; see `bulk`.
+    pub(super) looks: Arc<AtomicU32>,
 }
 
 impl Store {
@@ -54,7 +53,7 @@ impl Store {
             db: client.database_with_options(&settings.database, concerns),
             timeout: settings.timeout,
             metrics: Arc::new(MongoMetrics::new(&[ANALYSES, TYPING_CONTEXTS, DEAD_LETTERS])),
-            known: Arc::new(Cache::new(KNOWN_KEYS)),
+            looks: Arc::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use mongodb::{
 };
 use serde::Serialize;
 
-use super::{ANALYSES, DEAD_LETTERS, Store, StoreFault, TYPING_CONTEXTS};
+use super::{ANALYSES, DEAD_LETTERS, Store, StoreFault};
 
 const MIGRATIONS: &str = "schema_migrations";
 
@@ -36,7 +36,6 @@ pub fn migrations() -> Vec<Migration> {
             indexes: vec![
                 (ANALYSES, doc! { "documentId": 1, "createdAt": -1 }, None),
                 (ANALYSES, doc! { "cacheKey": 1 }, None),
-                (TYPING_CONTEXTS, doc! { "updatedAt": 1, "_id": 1 }, None),
                 (DEAD_LETTERS, doc! { "deadAt": 1, "_id": 1 }, None),
                 (DEAD_LETTERS, doc! { "queue": 1, "reason": 1, "deadAt": -1 }, None),
                 (DEAD_LETTERS, doc! { "eventId": 1 }, None),
