@@ -110,3 +110,71 @@ async fn sorted(env: &Env) -> Vec<mongodb::bson::Document> {
     all.sort_by_key(|d| d.get_str("_id").unwrap().to_owned());
     all
 }
+
+#[tokio::test]
+async fn entries_that_a_dead_consumer_holds_are_reclaimed() {
+    let env = Env::new().await.set("worker.lease", "2s");
+    let key = env.key("typing", "events");
+    let mut redis = env.redis();
+    let events: Vec<Event> = (0..10).map(|i| typing(&format!("t{i}"), &format!("d{i}"), "s", 1)).collect();
+    env.xadd("typing", &events).await;
+    redis::cmd("XGROUP").arg("CREATE").arg(&key).arg("contextd").arg("0").query_async::<()>(&mut redis).await.unwrap();
+    let held: redis::streams::StreamReadReply = redis::cmd("XREADGROUP")
+        .arg("GROUP")
+        .arg("contextd")
+        .arg("a-consumer-that-is-gone")
+        .arg("COUNT")
+        .arg(10)
+        .arg("STREAMS")
+        .arg(&key)
+        .arg(">")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    // One of them was deleted by hand while it was pending: it is nobody's task any more and must not stay in the way.
+    let deleted = &held.keys[0].ids[3].id;
+    redis::cmd("XDEL").arg(&key).arg(deleted).query_async::<()>(&mut redis).await.unwrap();
+    assert_eq!(env.pending("typing").await, 10);
+
+    let worker = env.worker("typing").ready().await;
+    env.size_is("typing_contexts", 9).await;
+    env.drained("typing").await;
+    assert_eq!(env.pending("typing").await, 0);
+    assert!(env.one("typing_contexts", "d3:s").await.is_none());
+    let metrics = worker.at_rest().await;
+    assert!(metrics.sum("task_reclaims_total", &[("queue", "typing")]) >= 9.0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_backlog_is_not_held_in_memory() {
+    let env = Env::new().await.set("worker.memory", "8MiB");
+    let idle = env.worker("typing").ready().await;
+    let Some(baseline) = peak_memory(idle.pid()) else {
+        println!("skipped: this system does not tell the peak memory of a process");
+        return;
+    };
+    idle.stop().await;
+    // 150 MB of bodies wait.
+    let text = "x".repeat(500_000);
+    for i in 0..30 {
+        let ten: Vec<Event> = (0..10)
+            .map(|k| typing(&format!("t{i}-{k}"), &format!("d{i}-{k}"), "s", 1).data("paragraph", &*text))
+            .collect();
+        env.xadd("typing", &ten).await;
+    }
+    let worker = env.worker("typing").ready().await;
+    env.size_is("typing_contexts", 300).await;
+    env.drained("typing").await;
+    let peak = peak_memory(worker.pid()).expect("told before");
+    assert!(peak - baseline < 75_000, "{} MB more than an idle worker, for 8 MiB in hand", (peak - baseline) / 1000);
+    worker.at_rest().await;
+    worker.stop().await;
+}
+
+/// Peak resident memory in kB.
+fn peak_memory(pid: u32) -> Option<i64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

@@ -138,3 +138,31 @@ async fn a_redis_that_may_evict_is_warned_about() {
     let all = format!("{}{}", ended.out, ended.err);
     assert!(all.contains("noeviction"), "{all}");
 }
+
+#[tokio::test]
+async fn sigterm_ends_a_worker_that_still_waits_for_its_services() {
+    let env = Env::new().await;
+    let nowhere = format!("redis://127.0.0.1:{}", ports::free());
+    let mut worker = env.worker("typing").set("redis.url", nowhere).set("worker.start_wait", "10m").start();
+    eventually("the worker says that it waits", || async { when(worker.output().contains("Redis")) }).await;
+    worker.signal("TERM");
+    assert_eq!(worker.exit_within(Duration::from_secs(20)).await, 0);
+}
+
+#[tokio::test]
+async fn logs_off_a_terminal_are_json_lines_and_hold_no_secret() {
+    let env = Env::new().await.set("log.filter", "contextd=debug,info");
+    env.push("analysis", "high", &[analyze("logged", "The content is nobody's business: xyzzy.")]).await;
+    env.push_bytes("analysis", "high", &[b"{\"broken\": \"xyzzy".to_vec()]).await;
+    let worker = env.worker("analysis").ready().await;
+    env.analysis("logged").await;
+    env.drained("analysis").await;
+    let output = worker.output();
+    worker.stop().await;
+    assert!(output.lines().count() > 1, "{output}");
+    for line in output.lines() {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("no JSON ({e}): {line}"));
+        assert!(json.is_object(), "{line}");
+    }
+    assert!(!output.contains("xyzzy"), "the content of a task is in the logs:\n{output}");
+}
