@@ -21,10 +21,15 @@ pub use run::{Job, JobError, Outcome, Run, Sample};
 pub fn strict(db: &Database) -> Database {
     let options = DatabaseOptions::builder()
         .read_concern(ReadConcern::majority())
-        .write_concern(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build())
+        .write_concern(durable())
         .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
         .build();
     db.client().database_with_options(db.name(), options)
+}
+
+/// Acknowledged by a majority of the members, in their journals.
+pub fn durable() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build()
 }
 
 /// As MongoDB stores it: whole milliseconds, rounded down.

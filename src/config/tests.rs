@@ -48,6 +48,11 @@ fn every_default_can_be_set_again() {
 }
 
 #[test]
+fn the_production_settings_are_valid() {
+    with(include_str!("../../config/production.toml"), &[]).unwrap();
+}
+
+#[test]
 fn later_layers_win_setting_by_setting() {
     let file = r#"
         namespace = "staging"

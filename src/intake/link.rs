@@ -21,7 +21,10 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::url::{RedisUrl, Topology};
-use crate::{config, metrics};
+use crate::{
+    config,
+    metrics::{self, ErrorClass},
+};
 
 /// What a failed call means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +55,16 @@ impl Fault {
     /// Whether waiting and asking again can help.
     pub fn is_transient(&self) -> bool {
         matches!(self.kind, FaultKind::Unavailable | FaultKind::Full)
+    }
+
+    /// The class under which it is counted.
+    pub fn class(&self) -> ErrorClass {
+        match self.kind {
+            FaultKind::Unavailable => ErrorClass::Network,
+            FaultKind::Full => ErrorClass::Oom,
+            FaultKind::Denied => ErrorClass::Auth,
+            FaultKind::WrongType | FaultKind::NoGroup | FaultKind::Refused => ErrorClass::Other,
+        }
     }
 
     /// A reply that is not of the shape the command promises.
@@ -313,4 +326,50 @@ fn read_certificates(tls: &config::RedisTls) -> Result<Option<TlsCertificates>, 
         _ => return Err("`redis.tls.cert_file` and `redis.tls.key_file` belong together: set both or none".into()),
     };
     Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
+}
+
+/// The settings of the server that contextd's promises depend on.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub version: String,
+    appendonly: Option<String>,
+    policy: Option<String>,
+}
+
+impl Server {
+    /// What is wrong with the server's settings, in full sentences.
+    pub fn problems(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let major: u32 = self.version.split('.').next().and_then(|v| v.parse().ok()).unwrap_or(0);
+        if major < 7 {
+            out.push(format!("Redis {} is too old: contextd needs 7.0 or newer", self.version));
+        }
+        if self.policy.as_deref().is_some_and(|p| p != "noeviction") {
+            out.push("Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into());
+        }
+        if self.appendonly.as_deref() == Some("no") {
+            out.push("Redis has no append-only file: a restart loses waiting tasks; set `appendonly yes`".into());
+        }
+        out
+    }
+}
+
+impl Link {
+    /// Asks the server about itself. Settings that the user may not read count as unknown.
+    pub async fn server(&self) -> Result<Server, Fault> {
+        self.ping().await?;
+        let info: String = match self.run("info", redis::cmd("INFO").arg("server")).await {
+            Ok(info) => info,
+            Err(f) if f.kind == FaultKind::Unavailable => return Err(f),
+            Err(_) => String::new(), // Cluster answers per node
+        };
+        let version = info.lines().find_map(|l| l.strip_prefix("redis_version:")).unwrap_or("7").trim().to_string();
+        let mut read = [None, None];
+        for (slot, name) in read.iter_mut().zip(["appendonly", "maxmemory-policy"]) {
+            let pair: Result<Vec<String>, Fault> = self.run("config", redis::cmd("CONFIG").arg("GET").arg(name)).await;
+            *slot = pair.ok().and_then(|p| p.into_iter().nth(1));
+        }
+        let [appendonly, policy] = read;
+        Ok(Server { version, appendonly, policy })
+    }
 }

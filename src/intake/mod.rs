@@ -8,6 +8,8 @@ mod keys;
 mod lease;
 mod link;
 mod quotas;
+mod source;
+mod stats;
 mod stream;
 mod url;
 mod wrap;
@@ -16,4 +18,6 @@ pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAn
 pub use keys::QueueKeys;
 pub use lease::{LeaseSource, SourceSettings};
 pub use link::{Fault, FaultKind, Link};
+pub use source::BatchSource;
+pub use stats::{QueueAdmin, QueueStats};
 pub use stream::{GROUP, StreamSource};

@@ -53,6 +53,14 @@ impl Metrics {
         Ok(Self::describe(handle))
     }
 
+    /// Metrics that are not the process's: handles made now count nowhere. For tests.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Arc<Self> {
+        let recorder = recorder().expect("the catalogue's buckets are constants");
+        let handle = recorder.handle();
+        ::metrics::with_local_recorder(&recorder, || Self::describe(handle))
+    }
+
     fn describe(handle: PrometheusHandle) -> Arc<Self> {
         catalogue::describe();
         catalogue::BUILD_INFO.with(&[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);

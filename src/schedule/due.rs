@@ -27,11 +27,11 @@ pub struct Plan {
     pub next: DateTime<Utc>,
 }
 
-/// More missed slots than this are not counted one by one.
+/// Missed slots are counted one by one up to this many.
 pub const COUNTED: u64 = 10_000;
 
 /// Decides about the slots from `next` (the stored one) up to `now`. `busy_until` is when the job's last run ended: what
-/// came due before that waited for it. None if no slot is due.
+/// came due before that waited for it, and is late only since then. None if no slot is due.
 pub fn plan(
     table: &Timetable,
     policy: Policy,
@@ -42,47 +42,73 @@ pub fn plan(
     if next > now {
         return None;
     }
-    let on_time = |slot: DateTime<Utc>| now - busy_until.map_or(slot, |busy| slot.max(busy)) <= policy.grace;
-    let oldest = now.checked_sub_signed(policy.catch_up).unwrap_or(DateTime::<Utc>::MIN_UTC);
-    let (first, mut missed) = skip_while(table, next, |slot| slot < oldest && !on_time(slot));
+    let late = |slot: DateTime<Utc>| now - busy_until.map_or(slot, |busy| slot.max(busy)) > policy.grace;
+    let first = if late(next) {
+        let window = now.checked_sub_signed(policy.catch_up.max(policy.grace)).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        first_from(table, next, window)
+    } else {
+        next
+    };
+    let missed = count(table, next, first);
     if first > now {
         return Some(Plan { run: None, missed, next: first });
     }
-    let waited = policy.overlap == Overlap::Queue && busy_until.is_some_and(|busy| first <= busy) && on_time(first);
+    let waited = policy.overlap == Overlap::Queue && busy_until.is_some_and(|busy| first <= busy) && !late(first);
     if waited || policy.misfire == Misfire::All {
         return Some(Plan { run: Some(first), missed, next: after(table, first) });
     }
-    let (mut newest, mut following) = (first, after(table, first));
-    while following <= now {
-        missed += 1;
-        if missed >= COUNTED {
-            // Where so many were missed it makes no difference which one stands for them.
-            following = after(table, now);
-            break;
-        }
-        (newest, following) = (following, after(table, following));
+    let newest = newest(table, first, now);
+    let missed = missed + count(table, first, newest);
+    let next = after(table, newest);
+    if policy.misfire == Misfire::Skip && late(newest) {
+        return Some(Plan { run: None, missed: missed + 1, next });
     }
-    if policy.misfire == Misfire::Once || on_time(newest) {
-        Some(Plan { run: Some(newest), missed, next: following })
-    } else {
-        Some(Plan { run: None, missed: missed + 1, next: following })
-    }
+    Some(Plan { run: Some(newest), missed, next })
 }
 
 /// How many slots from `next` on are due at `now`, and the first that is not.
 pub fn skip_due(table: &Timetable, next: DateTime<Utc>, now: DateTime<Utc>) -> (u64, DateTime<Utc>) {
-    let (following, skipped) = skip_while(table, next, |slot| slot <= now);
-    // Past the limit of what is counted there may be more.
-    if following <= now { (skipped, after(table, now)) } else { (skipped, following) }
+    let following = after(table, now);
+    (count(table, next, following), following)
 }
 
-fn skip_while(table: &Timetable, from: DateTime<Utc>, drop: impl Fn(DateTime<Utc>) -> bool) -> (DateTime<Utc>, u64) {
-    let (mut slot, mut dropped) = (from, 0);
-    while drop(slot) && dropped < COUNTED {
+/// The slots in [`from`, `to`), at most [`COUNTED`].
+fn count(table: &Timetable, from: DateTime<Utc>, to: DateTime<Utc>) -> u64 {
+    let (mut slot, mut counted) = (from, 0);
+    while slot < to && counted < COUNTED {
         slot = after(table, slot);
-        dropped += 1;
+        counted += 1;
     }
-    (slot, dropped)
+    counted
+}
+
+/// The first slot that is neither before `slot` (which is one) nor before `window`.
+fn first_from(table: &Timetable, slot: DateTime<Utc>, window: DateTime<Utc>) -> DateTime<Utc> {
+    if slot >= window { slot } else { after(table, window - TimeDelta::nanoseconds(1)) }
+}
+
+/// The last slot up to `now`; `first` is one. Looks back from `now` in growing steps, so that the distance to `first`
+/// does not matter.
+fn newest(table: &Timetable, first: DateTime<Utc>, now: DateTime<Utc>) -> DateTime<Utc> {
+    let mut back = TimeDelta::seconds(1);
+    let mut newest = loop {
+        let from = now - back;
+        if from <= first {
+            break first;
+        }
+        let slot = after(table, from);
+        if slot <= now {
+            break slot;
+        }
+        back = back * 2;
+    };
+    loop {
+        let following = after(table, newest);
+        if following > now {
+            return newest;
+        }
+        newest = following;
+    }
 }
 
 /// The next slot; at the end of the calendar, never.

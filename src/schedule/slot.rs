@@ -42,7 +42,6 @@ impl Timetable {
         let cron = Cron::from_str(&text).map_err(|e| TimetableError::Syntax(text.clone(), e.to_string()))?;
         let every_hour = (0..24).all(|h| cron.pattern.hour_match(h).unwrap_or(false));
         let this = Self { cron, text, zone, every_hour };
-        // The calendar repeats every 28 years as far as cron can see, save for centuries.
         let from = DateTime::from_timestamp(1_700_000_000, 0).unwrap_or_default();
         match this.next(from) {
             Some(_) => Ok(this),

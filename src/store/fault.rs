@@ -35,6 +35,13 @@ impl StoreFault {
     }
 }
 
+impl StoreFault {
+    /// Waiting does not help: credentials, or a server that is not a replica set.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self.class, ErrorClass::Auth | ErrorClass::Rejected)
+    }
+}
+
 impl From<Error> for StoreFault {
     fn from(e: Error) -> Self {
         let class = match e.kind.as_ref() {

@@ -5,7 +5,6 @@ use futures::TryStreamExt;
 use mongodb::{
     IndexModel,
     bson::{DateTime as BsonDate, Document, doc},
-    options::IndexOptions,
 };
 use serde::Serialize;
 
@@ -17,7 +16,7 @@ const MIGRATIONS: &str = "schema_migrations";
 #[derive(Debug, Clone)]
 pub struct Migration {
     pub id: &'static str,
-    pub indexes: Vec<(&'static str, Document, Option<IndexOptions>)>,
+    pub indexes: Vec<(&'static str, IndexModel)>,
 }
 
 /// Whether a step has been taken.
@@ -34,14 +33,19 @@ pub fn migrations() -> Vec<Migration> {
         Migration {
             id: "0001-tasks",
             indexes: vec![
-                (ANALYSES, doc! { "documentId": 1, "createdAt": -1 }, None),
-                (ANALYSES, doc! { "cacheKey": 1 }, None),
-                (DEAD_LETTERS, doc! { "deadAt": 1, "_id": 1 }, None),
-                (DEAD_LETTERS, doc! { "queue": 1, "reason": 1, "deadAt": -1 }, None),
-                (DEAD_LETTERS, doc! { "eventId": 1 }, None),
+                (ANALYSES, index(doc! { "documentId": 1, "createdAt": -1 })),
+                (ANALYSES, index(doc! { "cacheKey": 1 })),
+                (DEAD_LETTERS, index(doc! { "deadAt": 1, "_id": 1 })),
+                (DEAD_LETTERS, index(doc! { "queue": 1, "reason": 1, "deadAt": -1 })),
+                (DEAD_LETTERS, index(doc! { "eventId": 1 })),
             ],
         },
+        Migration { id: "0002-jobs", indexes: contextd_jobs::indexes() },
     ]
+}
+
+fn index(keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).build()
 }
 
 impl Store {
@@ -67,8 +71,7 @@ impl Store {
             if status.iter().any(|s| s.id == migration.id && s.applied_at.is_some()) {
                 continue;
             }
-            for (collection, keys, options) in migration.indexes {
-                let index = IndexModel::builder().keys(keys).options(options).build();
+            for (collection, index) in migration.indexes {
                 // Building an index takes as long as it takes: no time limit of ours.
                 self.db.collection::<Document>(collection).create_index(index).await?;
             }
