@@ -1,16 +1,24 @@
 //! The command line: what was asked, who does it, how it ends.
 
 mod check;
+mod compose;
+mod dead;
 pub mod demo;
+mod enqueue;
 pub mod failure;
+pub mod jobs;
 mod migrate;
+mod pause;
+mod queues;
 mod run;
+mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
+    clock,
     config::{self, Config},
     intake::Link,
     store::Store,
@@ -36,6 +44,44 @@ enum Command {
     Check,
     /// Brings indexes and schema up to date.
     Migrate(migrate::MigrateArgs),
+    /// Pushes one task, or one per line of a .jsonl file.
+    Enqueue(enqueue::EnqueueArgs),
+    /// Shows what the queues hold.
+    Queues(queues::QueuesArgs),
+    /// Stops the whole fleet from taking tasks of a queue.
+    Pause(pause::PauseArgs),
+    /// Lets the fleet take tasks of a queue again.
+    Resume(pause::PauseArgs),
+    /// The dead letters: tasks that could not be done.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// The scheduled jobs.
+    #[command(subcommand)]
+    Jobs(Jobs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    /// Lists them: schedule, time zone, last and next run.
+    List {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs one now.
+    Run(jobs::RunArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dead {
+    /// Lists them, the newest first.
+    List(dead::DeadListArgs),
+    /// Shows them with their bodies.
+    Show(dead::DeadArgs),
+    /// Pushes their original bytes to their queues again.
+    Requeue(dead::DeadArgs),
+    /// Deletes them.
+    Purge(dead::DeadArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -95,6 +141,29 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Run(args) => run::run(args, config).await,
         Command::Check => check::check(&config).await,
         Command::Migrate(args) => migrate::migrate(&args, &store(&config).await?).await,
+        Command::Enqueue(args) => {
+            let input = enqueue::read(&args.data).await?;
+            let new_id = || uuid::Uuid::now_v7().to_string();
+            enqueue::enqueue(&args, &input, &config, &link(&config)?, clock::now(), new_id).await
+        }
+        Command::Queues(args) => queues::queues(&args, &config, &link(&config)?, clock::now()).await,
+        Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
+        Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
+        Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
+        Command::Jobs(Jobs::Run(args)) => {
+            let signals = crate::pipeline::Signals::default();
+            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+        }
+        Command::Dead(dead) => {
+            let store = store(&config).await?;
+            match dead {
+                Dead::List(args) => dead::list(&args, &store, clock::now()).await,
+                Dead::Show(args) => dead::show(&args, &store).await,
+                Dead::Requeue(args) => dead::requeue(&args, &config, &store, &link(&config)?, clock::now()).await,
+                Dead::Purge(args) => dead::purge(&args, &store, clock::now()).await,
+            }
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn run(args: RunArgs, config: Config) -> Result<Printed, Failure> {
 }
 
 /// The first SIGTERM or SIGINT drains, the second gives back at once.
-fn watch(signals: Signals) -> std::io::Result<()> {
+pub(super) fn watch(signals: Signals) -> std::io::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {

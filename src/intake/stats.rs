@@ -8,7 +8,10 @@ use super::{
     link::{Fault, Link},
     stream::GROUP,
 };
-use crate::{config::QueueKind, task::Priority};
+use crate::{
+    config::QueueKind,
+    task::{Priority, made_at},
+};
 
 /// What a queue holds at one moment, fleet-wide.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -100,7 +103,7 @@ impl QueueAdmin {
             // A key of another type counts as empty here; the worker reports it.
             let Ok((length, oldest)) = self.link.pipe::<(u64, Option<Vec<u8>>)>("stats", &pipe).await else { continue };
             stats.depth[i] = length;
-            stats.oldest_ms[i] = oldest.and_then(|body| made_at(&body));
+            stats.oldest_ms[i] = oldest.and_then(|body| made_at(&body)).map(|made| made.timestamp_millis());
         }
         Ok(())
     }
@@ -133,13 +136,4 @@ impl QueueAdmin {
         }
         Ok(())
     }
-}
-
-/// The `time` of an event, as far as it is one.
-fn made_at(body: &[u8]) -> Option<i64> {
-    #[derive(serde::Deserialize)]
-    struct Time {
-        time: chrono::DateTime<chrono::Utc>,
-    }
-    serde_json::from_slice::<Time>(body).ok().map(|t| t.time.timestamp_millis())
 }

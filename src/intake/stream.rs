@@ -89,7 +89,10 @@ impl StreamSource {
             }
             Err(f) if f.kind == FaultKind::WrongType => {
                 if !self.broken.swap(true, Ordering::Relaxed) {
-                    tracing::error!(key = self.stream, "this key holds another Redis type than a stream: its tasks cannot be taken; rename it away, then push them again");
+                    tracing::error!(
+                        key = self.stream,
+                        "this key holds another Redis type than a stream: its tasks cannot be taken; rename it away, then push them again"
+                    );
                 }
                 return Ok(Claim::Empty);
             }

@@ -74,7 +74,14 @@ impl Processor {
                 Planned::Duplicate => ends[position] = Some(End::Finished(Outcome::Duplicate)),
                 Planned::Released => ends[position] = Some(End::Returned(ReturnReason::Release, Return::Release)),
                 Planned::Dead(reason, error) => {
-                    writes.push(self.dead_letter(position, &deliveries[position], &decoded[position], reason, &error, now));
+                    writes.push(self.dead_letter(
+                        position,
+                        &deliveries[position],
+                        &decoded[position],
+                        reason,
+                        &error,
+                        now,
+                    ));
                 }
                 Planned::Failed(class, error) => {
                     match self.retry_or_dead(&deliveries[position], &decoded[position], class, &error) {
@@ -259,9 +266,9 @@ impl Processor {
             ends[write.task] = Some(End::Finished(outcome));
         }
         if !refused.is_empty() {
-            let letters = refused.iter().map(|(p, error)| {
-                self.dead_letter(*p, &deliveries[*p], &decoded[*p], Reason::Rejected, error, now)
-            });
+            let letters = refused
+                .iter()
+                .map(|(p, error)| self.dead_letter(*p, &deliveries[*p], &decoded[*p], Reason::Rejected, error, now));
             let mut letters = WriteSet::new(letters.collect());
             let complete = self.write_all(&mut letters).await;
             for (write, resolution) in letters.writes.iter().zip(&letters.resolutions) {

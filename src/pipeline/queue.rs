@@ -198,7 +198,11 @@ impl<S: BatchSource> QueueRuntime<S> {
             }
             SettleAnswer::Lost => {
                 self.metrics.failures(ErrorClass::LeaseLost).increment(1);
-                tracing::warn!(queue = self.name, tasks = held.tasks(), "the batch is another worker's by now; its effects are had only once all the same");
+                tracing::warn!(
+                    queue = self.name,
+                    tasks = held.tasks(),
+                    "the batch is another worker's by now; its effects are had only once all the same"
+                );
                 let tasks = held.tasks();
                 held.returned(ReturnReason::Release, tasks);
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -12,12 +12,13 @@ use apalis_core::{
     error::BoxDynError,
     monitor::Monitor,
     task::Task,
-    worker::{builder::WorkerBuilder, event::Event, ext::parallelize::ParallelizeExt},
+    worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt},
 };
 use futures::{FutureExt, future::BoxFuture};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+use tracing::Instrument;
 
 use super::{
     backend::SourceBackend,
@@ -96,12 +97,7 @@ struct Shared {
 ///
 /// # Errors
 /// Whatever keeps it from starting, and the unexpected end of any part.
-pub async fn run(
-    config: Config,
-    options: RunOptions,
-    metrics: Arc<Metrics>,
-    signals: Signals,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
     let started = Instant::now();
     let queues = selected(&config, &options)?;
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
@@ -198,13 +194,15 @@ impl Shared {
         }
         let schemas = Arc::new(Schemas::builtin());
         let types: Vec<String> = schemas.types().map(str::to_owned).collect();
-        let mut monitor = Monitor::new().on_event({
-            let signals = self.signals.clone();
-            move |worker, event| {
-                if matches!(event, Event::Stop | Event::Error(_)) && !signals.stop.is_cancelled() {
-                    tracing::error!(worker = worker.name(), ?event, "a worker has ended that should not");
-                    signals.stop.cancel();
-                }
+        // apalis' monitor waits for all workers; one that ends alone must end the process, so that its
+        // supervisor sees it.
+        let failed = Arc::new(OnceLock::new());
+        let mut monitor = Monitor::new().should_restart({
+            let (signals, failed) = (self.signals.clone(), failed.clone());
+            move |worker, error| {
+                let _ = failed.set(format!("the worker {} ended by itself: {error}", worker.name()));
+                signals.stop.cancel();
+                false
             }
         });
         let mut measured = Vec::new();
@@ -242,7 +240,6 @@ impl Shared {
         let names: Vec<&String> = queues.keys().collect();
         tracing::info!(worker = self.worker, queues = ?names, http = self.config.http.listen, ready_ms = started.elapsed().as_millis() as u64, "at work");
 
-        let unexpected = self.signals.stop.is_cancelled();
         let mut running = tokio::spawn(
             {
                 let stop = self.signals.stop.clone();
@@ -262,7 +259,7 @@ impl Shared {
             ended = &mut running => return Err(ended_early(ended)),
         }
         let drained = self.drain(&mut running, scheduler).await;
-        if unexpected { Err(RunError::Internal("a worker ended by itself".into())) } else { drained }
+        failed.get().map_or(drained, |why| Err(RunError::Internal(why.clone())))
     }
 
     /// Waits for both stores; says so once, and gives up after `worker.start_wait`.
@@ -374,7 +371,6 @@ impl Shared {
             WorkerBuilder::new(format!("queue:{}", runtime.name))
                 .backend(SourceBackend::new(runtime.clone()))
                 .parallelize(tokio::spawn)
-                .enable_tracing()
                 .concurrency(concurrency)
                 .catch_panic()
                 .build(Handler { processor: processor.clone() })
@@ -388,7 +384,8 @@ impl Shared {
         let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
         let events = snapshot::JobEvents::new(&jobs);
         let db = self.store.database();
-        let list = schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
+        let list =
+            schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
         events.seed(&list);
         let handle = schedule::Scheduler::start(db, self.identity(), jobs, Arc::new(events))
             .await
@@ -465,6 +462,7 @@ impl Service<Task<Claimed>> for Handler {
 
     fn call(&mut self, task: Task<Claimed>) -> Self::Future {
         let processor = self.processor.clone();
-        async move { Ok(processor.run(&task.args).await) }.boxed()
+        let span = tracing::info_span!("batch", queue = processor.queue, tasks = task.args.batch.deliveries.len());
+        async move { Ok(processor.run(&task.args).await) }.instrument(span).boxed()
     }
 }

@@ -33,7 +33,11 @@ pub async fn renew<S: BatchSource>(queue: Arc<QueueRuntime<S>>, lease: Duration,
             Ok(0) => lease / 3,
             Ok(lost) => {
                 queue.metrics.failures(ErrorClass::LeaseLost).increment(lost as u64);
-                tracing::warn!(queue = queue.name, lost, "leases were lost: this process or Redis stood still for longer than a lease");
+                tracing::warn!(
+                    queue = queue.name,
+                    lost,
+                    "leases were lost: this process or Redis stood still for longer than a lease"
+                );
                 lease / 3
             }
             Err(fault) => {

@@ -10,8 +10,9 @@ use super::{
     Identity, ScheduleError,
     execute::{execute, verdict, work},
     job::ScheduledJob,
-    lease::{Claim, Schedules},
+    lease::Claim,
     record::{RunReport, Trigger, run_id},
+    schedules::Schedules,
 };
 
 /// Runs `job` now, outside of its schedule and whether or not that is enabled, under the same lease as its scheduled

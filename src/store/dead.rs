@@ -111,6 +111,8 @@ pub struct DeadFilter {
     pub reason: Option<String>,
     /// The dead letter's own id, or the event's.
     pub id: Option<String>,
+    /// Those that died at this time or before.
+    pub until: Option<DateTime<Utc>>,
 }
 
 impl DeadFilter {
@@ -124,6 +126,9 @@ impl DeadFilter {
         }
         if let Some(id) = &self.id {
             filter.insert("$or", vec![doc! { "_id": id }, doc! { "eventId": id }]);
+        }
+        if let Some(until) = self.until {
+            filter.insert("deadAt", doc! { "$lte": BsonDate::from_millis(until.timestamp_millis()) });
         }
         filter
     }
@@ -175,6 +180,13 @@ impl Store {
         let rows = self.bounded("aggregate", count).await?;
         let row = |d: &Document| Some((d.get_str("_id").ok()?.to_string(), d.get_i64("n").ok()?.max(0) as u64));
         Ok(rows.iter().filter_map(row).collect())
+    }
+
+    /// Deletes these; answers how many were there.
+    pub async fn dead_delete_all(&self, ids: &[String]) -> Result<u64, StoreFault> {
+        let dead = self.db.collection::<Document>(DEAD_LETTERS);
+        let delete = dead.delete_many(doc! { "_id": { "$in": ids } });
+        Ok(self.bounded("delete", delete.into_future()).await?.deleted_count)
     }
 
     /// Deletes one; answers whether it was there.
