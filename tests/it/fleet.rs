@@ -37,7 +37,7 @@ async fn two_workers_share_the_work_and_do_nothing_twice() {
 
 #[tokio::test]
 async fn a_worker_frozen_for_longer_than_its_lease_does_nothing_twice() {
-    let env = Env::new().await.set("worker.lease", "2s");
+    let env = Env::new().await.short_lease();
     let n = 120;
     let events: Vec<Event> = (0..n)
         .map(|i| {
@@ -81,7 +81,7 @@ async fn a_worker_frozen_for_longer_than_its_lease_does_nothing_twice() {
 
 #[tokio::test]
 async fn what_a_killed_worker_held_is_taken_over_and_its_crash_counted() {
-    let env = Env::new().await.set("worker.lease", "2s");
+    let env = Env::new().await.short_lease();
     let events: Vec<Event> = (0..200)
         .map(|i| {
             let content = format!("Number {i}: this is an text with a error in it. ").repeat(20);
@@ -113,7 +113,7 @@ async fn sorted(env: &Env) -> Vec<mongodb::bson::Document> {
 
 #[tokio::test]
 async fn entries_that_a_dead_consumer_holds_are_reclaimed() {
-    let env = Env::new().await.set("worker.lease", "2s");
+    let env = Env::new().await.short_lease();
     let key = env.key("typing", "events");
     let mut redis = env.redis();
     let events: Vec<Event> = (0..10).map(|i| typing(&format!("t{i}"), &format!("d{i}"), "s", 1)).collect();

@@ -37,7 +37,7 @@ fn nothing_is_counted(metrics: &Metrics) {
 #[tokio::test]
 async fn redis_killed_and_restarted_under_load() {
     let Some(mut redis) = RedisServer::start(&["--appendfsync", "always"]).await else { return };
-    let mut env = Env::on(&redis.url(), &services::shared().mongodb).await.set("worker.lease", "3s");
+    let mut env = Env::on(&redis.url(), &services::shared().mongodb).await.short_lease();
     load(&env, 0).await;
     let mut worker = env.worker("analysis,typing").ready().await;
     eventually("work is in hand", || async { when(worker.metrics().await.sum("tasks_received_total", &[]) > 0.0) })
@@ -156,7 +156,7 @@ async fn a_full_redis_is_drained() {
 #[tokio::test]
 async fn a_redis_that_hangs_and_comes_back_loses_nothing() {
     let Some(redis) = RedisServer::start(&[]).await else { return };
-    let env = Env::on(&redis.url(), &services::shared().mongodb).await.set("redis.timeout", "1s");
+    let env = Env::on(&redis.url(), &services::shared().mongodb).await.short_lease();
     load(&env, 0).await;
     let mut worker = env.worker("analysis,typing").ready().await;
     redis.signal("STOP");

@@ -27,7 +27,7 @@ async fn until_drained_ends_with_0_when_all_is_done() {
 
 #[tokio::test]
 async fn until_drained_waits_for_what_another_worker_holds() {
-    let env = Env::new().await.set("worker.lease", "3s");
+    let env = Env::new().await.short_lease();
     env.push("analysis", "high", &slow(4)).await;
     let mut holder = env.worker("analysis").ready().await;
     holds(&holder, 1.0).await;
@@ -73,7 +73,7 @@ async fn what_is_not_done_by_the_deadline_is_given_back_and_taken_at_once() {
     assert!(start.elapsed() < Duration::from_secs(15), "the deadline is one second, not {:?}", start.elapsed());
     let done = env.size("analyses").await;
     let waiting = env.count("LLEN", &env.key("analysis", "high")).await as u64;
-    assert_eq!(done + waiting, 4);
+    assert_eq!(done + waiting, 4, "{:?}", env.left("analysis").await);
     assert!(waiting > 0, "none was given back");
     let back: Vec<String> = redis::cmd("LRANGE")
         .arg(env.key("analysis", "high"))

@@ -104,15 +104,15 @@ async fn a_wrong_password_for_mongodb_is_told_and_not_printed() {
 async fn a_redis_user_without_a_needed_permission_is_told_what_is_missing() {
     let Some(redis) = RedisServer::start(&[]).await else { return };
     let port = redis.port.to_string();
+    let env = Env::on(&redis.url(), &services::shared().mongodb).await;
     redis_cli(&["-p", &port, "ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all", "-@scripting"]);
-    let ended = Run::new(&["check"])
-        .set("redis.url", format!("redis://worker:pw@127.0.0.1:{port}"))
-        .set("mongodb.uri", &services::shared().mongodb)
-        .end()
-        .await;
-    assert!([1, 69, 78].contains(&ended.code), "{ended:?}");
-    let all = format!("{}{}", ended.out, ended.err).to_lowercase();
-    assert!(all.contains("permission") || all.contains("noperm") || all.contains("acl"), "{ended:?}");
+    let worker = env.worker("analysis").set("redis.url", format!("redis://worker:pw@127.0.0.1:{port}")).start();
+    eventually("the worker says which permission it has not", || async {
+        let output = worker.output().to_lowercase();
+        when(output.contains("permission") || output.contains("noperm"))
+    })
+    .await;
+    assert!(!worker.is_ready().await, "a worker that may not take tasks is not ready");
 }
 
 #[tokio::test]

@@ -28,13 +28,13 @@ async fn an_expired_task_ends_without_effect() {
 async fn a_task_waits_for_its_notbefore_and_no_longer() {
     let env = Env::new().await;
     let worker = env.worker("analysis,typing").ready().await;
+    env.push("analysis", "low", &[analyze("past", "Its time has come.").with("notbefore", in_seconds(-10))]).await;
+    env.analysis("past").await;
     let due = now() + chrono::Duration::seconds(4);
     let text = due.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     env.push("analysis", "high", &[analyze("later", "Not before its time.").with("notbefore", text.as_str())]).await;
-    env.push("analysis", "low", &[analyze("past", "Its time has come.").with("notbefore", in_seconds(-10))]).await;
     env.xadd("typing", &[typing("e1", "d", "s", 1).with("notbefore", text.as_str())]).await;
 
-    env.analysis("past").await;
     for queue in ["analysis", "typing"] {
         let delayed = env.key(queue, "delayed");
         eventually("the task waits in the sorted set", || async { when(env.count("ZCARD", &delayed).await == 1) })

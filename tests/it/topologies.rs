@@ -84,7 +84,7 @@ async fn behind_sentinel_with_a_failover() {
     })
     .await;
 
-    let mut env = Env::on(&primary.url(), &services::shared().mongodb).await.set("worker.lease", "3s");
+    let mut env = Env::on(&primary.url(), &services::shared().mongodb).await.short_lease();
     env.redis_url = format!("redis+sentinel://127.0.0.1:{}/main", sentinel.port);
     let cli = ["-p", port.as_str()];
     push(&env, &cli, 0, 20);

@@ -50,6 +50,11 @@ impl Env {
         self
     }
 
+    /// What a dead worker held is given back after three seconds. A command to Redis may take less than a third of that.
+    pub fn short_lease(self) -> Self {
+        self.set("worker.lease", "3s").set("redis.timeout", "900ms")
+    }
+
     /// All variables that a process of this world gets.
     pub fn variables(&self) -> Vec<(String, String)> {
         let mut all = vec![
@@ -57,6 +62,8 @@ impl Env {
             (variable("redis.url"), self.redis_url.clone()),
             (variable("mongodb.uri"), self.mongodb_uri.clone()),
             (variable("mongodb.database"), self.database.clone()),
+            // Each thread loads a grammar of its own: many workers start here.
+            (variable("analysis.threads"), "1".into()),
         ];
         all.extend(self.settings.iter().cloned());
         all

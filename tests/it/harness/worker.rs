@@ -195,9 +195,9 @@ impl Drop for Worker {
         if std::thread::panicking() {
             let output = self.output();
             let lines: Vec<&str> = output.lines().collect();
-            eprintln!("---- worker on port {} ({} lines, the last 60) ----", self.port, lines.len());
-            for line in &lines[lines.len().saturating_sub(60)..] {
-                eprintln!("{}", line.chars().take(600).collect::<String>());
+            eprintln!("---- worker on port {} ({} lines, the last 25) ----", self.port, lines.len());
+            for line in &lines[lines.len().saturating_sub(25)..] {
+                eprintln!("{}", line.chars().take(500).collect::<String>());
             }
         }
     }
