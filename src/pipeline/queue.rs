@@ -61,7 +61,8 @@ impl<S: BatchSource> QueueRuntime<S> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn component(&self) -> String {
+    /// Its name among the components of the process's health.
+    pub fn component(&self) -> String {
         format!("queue:{}", self.name)
     }
 

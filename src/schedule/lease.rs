@@ -32,7 +32,7 @@ pub(super) struct Lease {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one value at a time, taken apart at once")]
 pub(super) enum Claim {
-    Mine(Lease),
+    Mine(Box<Lease>),
     /// Another worker was first, or the slot has not come by MongoDB's clock.
     Not,
     /// The slot has a record already.
@@ -103,13 +103,10 @@ impl Schedules {
             Ok(Some(after))
         };
         match self.timed(work).await {
-            Ok(Some(after)) => Ok(Claim::Mine(lease(job, after)?)),
+            Ok(Some(after)) => mine(job, after),
             Ok(None) => Ok(Claim::Not),
             Err(ScheduleError::Mongo(e)) if is_duplicate(&e) => Ok(Claim::RanBefore),
-            Err(ScheduleError::Mongo(e)) if e.contains_label(TRANSIENT_TRANSACTION_ERROR) => {
-                tracing::debug!(job, error = %e, "another worker was first");
-                Ok(Claim::Not)
-            }
+            Err(e) if was_raced(&e) => Ok(Claim::Not),
             Err(e) => Err(e),
         }
     }
@@ -130,9 +127,11 @@ impl Schedules {
             commit(&mut session).await?;
             Ok(Some(after))
         };
-        match self.timed(work).await? {
-            Some(after) => Ok(Claim::Mine(lease(job.name(), after)?)),
-            None => Ok(Claim::Not),
+        match self.timed(work).await {
+            Ok(Some(after)) => mine(job.name(), after),
+            Ok(None) => Ok(Claim::Not),
+            Err(e) if was_raced(&e) => Ok(Claim::Not),
+            Err(e) => Err(e),
         }
     }
 
@@ -157,7 +156,10 @@ impl Schedules {
             commit(&mut session).await?;
             Ok(true)
         };
-        self.timed(work).await
+        match self.timed(work).await {
+            Err(e) if was_raced(&e) => Ok(false),
+            closed => closed,
+        }
     }
 
     /// Prolongs the lease. False: it is lost.
@@ -249,6 +251,11 @@ impl Schedules {
     }
 }
 
+/// Another worker changed the same document at the same time; that one's change counts.
+fn was_raced(error: &ScheduleError) -> bool {
+    matches!(error, ScheduleError::Mongo(e) if e.contains_label(TRANSIENT_TRANSACTION_ERROR))
+}
+
 /// Commits; asks again for as long as the answer is unknown (the caller limits the time).
 async fn commit(session: &mut ClientSession) -> mongodb::error::Result<()> {
     loop {
@@ -261,12 +268,16 @@ async fn commit(session: &mut ClientSession) -> mongodb::error::Result<()> {
     }
 }
 
-fn lease(job: &'static str, after: Document) -> Result<Lease, ScheduleError> {
+fn mine(job: &'static str, after: Document) -> Result<Claim, ScheduleError> {
     #[derive(Deserialize)]
     struct Claimed {
         epoch: i64,
         running: Running,
     }
     let Claimed { epoch, running } = parse(after)?;
-    Ok(Lease { job, epoch, running })
+    Ok(Claim::Mine(Box::new(Lease { job, epoch, running })))
 }
+
+#[cfg(test)]
+#[path = "lease_tests.rs"]
+mod tests;

@@ -45,7 +45,7 @@ pub async fn run_now(
         }
         // Not mine: another worker was quicker, which the next look shows.
         if let Claim::Mine(lease) = schedules.claim_by_hand(job, &state).await? {
-            return Ok(execute(&schedules, job, lease, &stop, Box::new(progress)).await);
+            return Ok(execute(&schedules, job, *lease, &stop, Box::new(progress)).await);
         }
     }
 }

@@ -133,7 +133,7 @@ impl Scheduler {
             Step::TakeOver => {
                 if let Claim::Mine(lease) = self.schedules.take_over(job, state).await? {
                     tracing::info!(job = job.name(), run = lease.running.run_id, epoch = lease.epoch, "run taken over");
-                    self.spawn(job, lease);
+                    self.spawn(job, *lease);
                 }
             }
             Step::Close => {
@@ -151,7 +151,7 @@ impl Scheduler {
         };
         let mine = match claim {
             Claim::Mine(lease) => {
-                self.spawn(job, lease);
+                self.spawn(job, *lease);
                 true
             }
             Claim::Not => false,

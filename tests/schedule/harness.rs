@@ -1,8 +1,7 @@
 use std::{
     future::Future,
-    process::Command,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,7 +23,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 
-/// A database of its own, dropped by [`Db::drop`].
+/// A database of its own; the test drops it.
 pub async fn db() -> Database {
     // Shown when a test fails.
     let _ = tracing_subscriber::fmt().with_test_writer().with_env_filter("contextd=debug").try_init();
@@ -32,26 +31,7 @@ pub async fn db() -> Database {
     client.database(&format!("schedule_{}", uuid::Uuid::now_v7().simple()))
 }
 
-/// From the environment, else from services brought up for all tests of this binary.
-pub fn uri() -> &'static str {
-    static URI: OnceLock<String> = OnceLock::new();
-    #[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
-    URI.get_or_init(|| {
-        std::env::var("CONTEXTD_MONGODB__URI").unwrap_or_else(|_| {
-            let services = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services");
-            let run = |command: &str| {
-                let out =
-                    Command::new(services).args([command, "--name", "test"]).output().expect("scripts/services runs");
-                assert!(out.status.success(), "scripts/services: {}", String::from_utf8_lossy(&out.stderr));
-                String::from_utf8_lossy(&out.stdout).into_owned()
-            };
-            run("up");
-            let env = run("env");
-            let line = env.lines().find_map(|l| l.split_once("CONTEXTD_MONGODB__URI=")).expect("a URI");
-            line.1.trim_matches(['\'', '"']).to_owned()
-        })
-    })
-}
+pub use crate::services::uri;
 
 type Body = Box<dyn for<'a> Fn(&'a mut Run) -> BoxFuture<'a, Result<(), JobError>> + Send + Sync>;
 

@@ -6,3 +6,4 @@ mod harness;
 mod housekeeping;
 mod policies;
 mod runs;
+mod services;
