@@ -57,10 +57,7 @@ async fn on_redis_cluster() {
     let mut env = Env::on(&nodes[0].url(), &services::shared().mongodb).await;
     env.redis_url = format!("redis+cluster://{}", addresses.join(","));
     let cli = ["-c", "-p", &port];
-    env.command(&["check"]).end().await.code(0);
     push(&env, &cli, 0, 40);
-    let queues = env.command(&["queues", "--json"]).end().await.code(0);
-    queues.json();
     let worker = env.worker("").ready().await;
     push(&env, &cli, 40, 60);
     done(&env, &cli, 60).await;
@@ -68,6 +65,8 @@ async fn on_redis_cluster() {
     worker.stop().await;
     let mut worker = env.worker("").arg("--until-drained").start();
     assert_eq!(worker.exit().await, 0);
+    env.command(&["queues", "--json"]).end().await.code(0).json();
+    env.command(&["check"]).end().await.code(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
