@@ -1,4 +1,17 @@
 //! The scheduled jobs: one file each. A job knows MongoDB and what it is given in [`Run`];
 //! it cannot reach the intake or the HTTP server. When it runs is the configuration's business.
+//!
+//! A new job is a file here whose `Settings` implement [`Job`], a section in the configuration, and
+//! one line in the scheduler's registry. [`kit`] holds what jobs are built from.
 
 pub mod housekeeping;
+pub mod kit;
+
+pub use kit::{Guard, Job, JobError, Outcome, Run};
+
+use mongodb::IndexModel;
+
+/// The indexes that the jobs' queries are served by, with their collections. A job refuses to run without its own.
+pub fn indexes() -> Vec<(&'static str, IndexModel)> {
+    housekeeping::indexes()
+}

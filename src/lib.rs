@@ -9,6 +9,7 @@ pub mod analysis;
 pub mod batch;
 pub mod cache;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod effect;
 pub mod intake;

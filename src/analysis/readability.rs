@@ -156,7 +156,7 @@ fn hiatus(letters: &[char], at: usize) -> bool {
     match (before, letters[at]) {
         // "-tion", "-cious", "-tial" are one syllable; "various", "media", "radio", "period" are not.
         ('i', 'o' | 'a') => {
-            !matches!(earlier, Some('t' | 'c' | 's' | 'g' | 'x')) && (!rest.starts_with("on") || earlier != Some('n'))
+            !(matches!(earlier, Some('t' | 'c' | 's' | 'g' | 'x')) || rest.starts_with("on") && earlier == Some('n'))
         }
         ('i', 'u') => earlier != Some('q'),
         ('i', 'e') => rest.starts_with("et") || (rest.starts_with("en") && matches!(earlier, Some('l' | 'd' | 'r'))),

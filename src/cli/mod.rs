@@ -1,1 +1,176 @@
-//! (module cli)
+//! The command line: what was asked, who does it, how it ends.
+
+mod check;
+mod compose;
+mod dead;
+pub mod demo;
+mod enqueue;
+pub mod failure;
+pub mod jobs;
+mod migrate;
+mod pause;
+mod queues;
+mod run;
+mod table;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    clock,
+    config::{self, Config},
+    intake::Link,
+    store::Store,
+};
+use failure::{Failure, Printed};
+
+/// The background worker of a context store: takes tasks from Redis, analyses text, writes durable records to MongoDB.
+#[derive(Debug, Parser)]
+#[command(name = "contextd", version)]
+struct Cli {
+    /// Settings that differ from the defaults (TOML). The environment (CONTEXTD_...) goes before it.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the worker until SIGTERM or SIGINT.
+    Run(run::RunArgs),
+    /// Validates configuration and connections, and says what is wrong.
+    Check,
+    /// Brings indexes and schema up to date.
+    Migrate(migrate::MigrateArgs),
+    /// Pushes one task, or one per line of a .jsonl file.
+    Enqueue(enqueue::EnqueueArgs),
+    /// Shows what the queues hold.
+    Queues(queues::QueuesArgs),
+    /// Stops the whole fleet from taking tasks of a queue.
+    Pause(pause::PauseArgs),
+    /// Lets the fleet take tasks of a queue again.
+    Resume(pause::PauseArgs),
+    /// The dead letters: tasks that could not be done.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// The scheduled jobs.
+    #[command(subcommand)]
+    Jobs(Jobs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    /// Lists them: schedule, time zone, last and next run.
+    List {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs one now.
+    Run(jobs::RunArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dead {
+    /// Lists them, the newest first.
+    List(dead::DeadListArgs),
+    /// Shows them with their bodies.
+    Show(dead::DeadArgs),
+    /// Pushes their original bytes to their queues again.
+    Requeue(dead::DeadArgs),
+    /// Deletes them.
+    Purge(dead::DeadArgs),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    // One TLS provider for both drivers; a second installation would only mean that it is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("contextd: the async runtime does not start: {e}");
+            return ExitCode::from(70);
+        }
+    };
+    let result = runtime.block_on(dispatch(cli));
+    // Threads that are still blocked (standard input, a name look-up) do not hold the exit up.
+    runtime.shutdown_background();
+    finish(result)
+}
+
+fn finish(result: Result<Printed, Failure>) -> ExitCode {
+    match result {
+        Ok(printed) => {
+            print_all(&printed.text);
+            match printed.wrong {
+                None => ExitCode::SUCCESS,
+                Some(wrong) => {
+                    eprintln!("contextd: {wrong}");
+                    ExitCode::from(1)
+                }
+            }
+        }
+        Err(failure) => {
+            eprintln!("contextd: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Prints to stdout; a reader that has gone away is no error.
+fn print_all(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
+    let config = config::load(cli.config.as_deref(), config::environment())
+        .map_err(|e| Failure::Configuration(e.to_string()))?;
+    match cli.command {
+        Command::Run(args) => run::run(args, config).await,
+        Command::Check => check::check(&config).await,
+        Command::Migrate(args) => migrate::migrate(&args, &store(&config).await?).await,
+        Command::Enqueue(args) => {
+            let input = enqueue::read(&args.data).await?;
+            let new_id = || uuid::Uuid::now_v7().to_string();
+            enqueue::enqueue(&args, &input, &config, &link(&config)?, clock::now(), new_id).await
+        }
+        Command::Queues(args) => queues::queues(&args, &config, &link(&config)?, clock::now()).await,
+        Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
+        Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
+        Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
+        Command::Jobs(Jobs::Run(args)) => {
+            let signals = crate::pipeline::Signals::default();
+            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+        }
+        Command::Dead(dead) => {
+            let store = store(&config).await?;
+            match dead {
+                Dead::List(args) => dead::list(&args, &store, clock::now()).await,
+                Dead::Show(args) => dead::show(&args, &store).await,
+                Dead::Requeue(args) => dead::requeue(&args, &config, &store, &link(&config)?, clock::now()).await,
+                Dead::Purge(args) => dead::purge(&args, &store, clock::now()).await,
+            }
+        }
+    }
+}
+
+fn link(config: &Config) -> Result<Link, Failure> {
+    Link::new(&config.redis).map_err(Failure::Configuration)
+}
+
+async fn store(config: &Config) -> Result<Store, Failure> {
+    Store::new(&config.mongodb).await.map_err(Failure::Configuration)
+}

@@ -1,8 +1,15 @@
 //! Configuration: compiled-in defaults, then a file, then the environment, parsed once into types.
 //! The only module that reads the environment.
 
+mod error;
+mod layer;
 mod load;
+mod schema;
+#[cfg(test)]
+mod tests;
 mod types;
+mod validate;
 
-pub use load::{ConfigError, load};
+pub use error::{ConfigError, Problem};
+pub use load::{DEFAULT, environment, load};
 pub use types::*;

@@ -72,7 +72,7 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Otlp {
     pub endpoint: String,
@@ -273,5 +273,10 @@ impl std::fmt::Debug for MongoDb {
             .field("database", &self.database)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
+    }
+}
+impl std::fmt::Debug for Otlp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Otlp").field("exports", &!self.endpoint.is_empty()).finish_non_exhaustive()
     }
 }

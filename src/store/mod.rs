@@ -1,1 +1,21 @@
-//! (module store)
+//! MongoDB: durable writes with per-document outcome. With `schedule` and the jobs the only code that talks to MongoDB.
+//!
+//! Every write is majority-acknowledged and journaled. A call whose end is unknown is sent again: every
+//! write here can be repeated without a second effect.
+
+mod bulk;
+mod client;
+mod dead;
+mod fault;
+mod migrate;
+mod read;
+
+pub use client::Store;
+pub use dead::{DeadFilter, DeadLetter, INLINE_BODY, NewDeadLetter};
+pub use fault::StoreFault;
+pub use migrate::{IndexState, Migration};
+
+/// Collections that tasks are written to; dead letters among them.
+pub const ANALYSES: &str = "analyses";
+pub const TYPING_CONTEXTS: &str = "typing_contexts";
+pub const DEAD_LETTERS: &str = "dead_letters";

@@ -1,9 +1,24 @@
 //! What a task is: one CloudEvents event, decoded and checked. Pure: no I/O, no clock.
 
-use std::fmt;
+pub mod attribute;
+pub mod bson;
+mod decode;
+mod envelope;
+mod made;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use self::{
+    decode::{Decoder, DecoderError},
+    made::made_at,
+    schema::{Schema, SchemaError, Schemas},
+};
 
 /// The four priorities of a list queue, highest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,6 +40,15 @@ impl Priority {
             Priority::Normal => "normal",
             Priority::Low => "low",
         }
+    }
+}
+
+impl FromStr for Priority {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|priority| priority.as_str() == name);
+        known.ok_or_else(|| format!("{name:?} is no priority: use critical, high, normal or low"))
     }
 }
 
@@ -83,6 +107,22 @@ impl Reason {
             Reason::Failed => "failed",
             Reason::Crashed => "crashed",
         }
+    }
+}
+
+impl FromStr for Reason {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|reason| reason.as_str() == name);
+        let all = || Self::ALL.map(Self::as_str).join(", ");
+        known.ok_or_else(|| format!("{name:?} is no reason: use one of {}", all()))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -1,0 +1,39 @@
+# `make` alone lists what there is. `make demo` and `make test` need Rust, Python 3 and make, nothing else.
+
+CARGO ?= cargo
+SERVICES := scripts/services
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check-all lint deny bench services-down clean-services
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the main job on the sample input; its services stay up to look at
+	@$(SERVICES) up --name demo
+	@settings=$$($(SERVICES) env --name demo) && eval "$$settings" && $(CARGO) run --locked -- demo
+	@echo "The services are still up: 'eval \"\$$($(SERVICES) env --name demo)\"' to use them, '$(SERVICES) down --name demo' to end them."
+
+test: ## format, lints and all tests, on private services that end with it
+	@scripts/with-services test $(MAKE) --no-print-directory lint check-all
+
+check-all:
+	$(CARGO) test --locked --workspace
+
+lint: ## format and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
+	$(CARGO) deny check
+
+bench: ## throughput, latency, memory and analysis speed against the bare drivers (takes a while)
+	@scripts/with-services bench $(CARGO) bench --locked --bench worker
+
+services-down: ## ends every set of services of this directory and removes its data
+	@for state in .services/*/state.json; do \
+		[ ! -e "$$state" ] || $(SERVICES) down --name "$$(basename "$$(dirname "$$state")")"; \
+	done
+
+clean-services: services-down ## the same, and removes the mongod that was fetched
+	@rm -rf .services

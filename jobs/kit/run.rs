@@ -1,0 +1,171 @@
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+use mongodb::{
+    Database,
+    bson::Document,
+    error::{ErrorKind, RETRYABLE_WRITE_ERROR},
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{Guard, strict};
+
+/// A scheduled job. What implements it is the job's settings, so that a job is nothing but its figures and its code.
+pub trait Job: Send + Sync + 'static {
+    /// Its name in the configuration, in `job_runs` and in the metrics.
+    fn name(&self) -> &'static str;
+
+    /// Every key that [`Outcome::by_action`] can hold.
+    fn actions(&self) -> &'static [&'static str];
+
+    /// Does the work. It must be safe to repeat from [`Run::resume`] (or from the start) after being cut off anywhere.
+    fn run<'a>(&'a self, run: &'a mut Run) -> BoxFuture<'a, Result<(), JobError>>;
+}
+
+/// Everything a job knows about the world.
+pub struct Run {
+    /// Reads from the primary with majority, writes with majority and journal.
+    pub db: Database,
+    pub job: &'static str,
+    /// The slot that this run is for (for a run by hand: when it was started). It identifies the run, it is not "now".
+    pub tick: DateTime<Utc>,
+    /// The run's one and only "now": the earlier of the worker's and MongoDB's clock when the run was claimed. A run
+    /// that was taken over keeps it.
+    pub now: DateTime<Utc>,
+    /// Cancelled when the process shuts down or the lease is lost. [`Run::page`] looks at it.
+    pub stop: CancellationToken,
+    /// Look and count, write nothing.
+    pub dry_run: bool,
+    /// What was done so far; it is kept when the run fails, stops or changes hands.
+    pub outcome: Outcome,
+    /// Where an earlier attempt of this run had come to.
+    pub resume: Option<Document>,
+    guard: Option<Guard>,
+    progress: Box<dyn Fn(&Outcome) + Send + Sync>,
+}
+
+impl Run {
+    /// A run that owns `guard`, or (without) a dry run.
+    pub fn new(
+        db: &Database,
+        job: &'static str,
+        tick: DateTime<Utc>,
+        now: DateTime<Utc>,
+        stop: CancellationToken,
+        guard: Option<Guard>,
+    ) -> Self {
+        Self {
+            db: strict(db),
+            job,
+            tick,
+            now,
+            stop,
+            dry_run: guard.is_none(),
+            outcome: Outcome::default(),
+            resume: None,
+            guard,
+            progress: Box::new(|_| {}),
+        }
+    }
+
+    /// Calls `progress` at every page.
+    pub fn on_progress(mut self, progress: impl Fn(&Outcome) + Send + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
+    }
+
+    /// To be called before every page: ends the run if it was told to stop or no longer owns its lease, and stores
+    /// `cursor`, from where the run goes on if it is cut off.
+    pub async fn page(&mut self, cursor: Option<Document>) -> Result<(), JobError> {
+        (self.progress)(&self.outcome);
+        if self.stop.is_cancelled() {
+            return Err(JobError::Stopped);
+        }
+        if let Some(guard) = &self.guard {
+            guard.check_in(cursor.as_ref(), &self.outcome).await?;
+        }
+        self.resume = cursor;
+        Ok(())
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Outcome {
+    /// Rows looked at.
+    pub examined: u64,
+    /// Rows changed or deleted; in a dry run, those that would be.
+    pub changed: u64,
+    /// Rows that are due and were left for the next run; unknown when the run did not get to its end.
+    pub remaining: Option<u64>,
+    /// Rows that are due but held back.
+    pub held: u64,
+    pub by_action: BTreeMap<String, u64>,
+    /// A dry run's first finds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<Sample>,
+}
+
+/// One row that a dry run found due.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub action: String,
+    pub id: String,
+    /// The date that makes it due.
+    pub date: DateTime<Utc>,
+}
+
+impl Outcome {
+    const SAMPLES_PER_ACTION: usize = 5;
+
+    pub fn count(&mut self, action: &str, rows: u64) {
+        self.changed += rows;
+        *self.by_action.entry(action.into()).or_default() += rows;
+    }
+
+    pub fn sample(&mut self, action: &str, id: impl ToString, date: DateTime<Utc>) {
+        if self.samples.iter().filter(|s| s.action == action).count() < Self::SAMPLES_PER_ACTION {
+            self.samples.push(Sample { action: action.into(), id: id.to_string(), date });
+        }
+    }
+}
+
+/// Why a job ended before its end. It carries the decision: stop, give up the run to its new owner, try again, fail.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("stopped")]
+    Stopped,
+    #[error("another worker has taken the run over")]
+    LeaseLost,
+    #[error("MongoDB: {}", .0.kind)]
+    Mongo(#[from] mongodb::error::Error),
+    /// It may have been done or not.
+    #[error("MongoDB did not confirm: {0}")]
+    Unconfirmed(String),
+    #[error(transparent)]
+    Failed(#[from] anyhow::Error),
+}
+
+impl JobError {
+    /// Whether the same again may succeed: the network, a failover, a time-out.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            JobError::Stopped | JobError::LeaseLost | JobError::Failed(_) => false,
+            JobError::Unconfirmed(_) => true,
+            JobError::Mongo(e) => {
+                e.contains_label(RETRYABLE_WRITE_ERROR)
+                    || matches!(
+                        *e.kind,
+                        ErrorKind::Io(_) | ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. }
+                    )
+                    || matches!(&*e.kind, ErrorKind::Command(c) if TRANSIENT_CODES.contains(&c.code))
+            }
+        }
+    }
+}
+
+/// Server errors that pass: a member steps down, shuts down or recovers, or an operation ran out of time.
+const TRANSIENT_CODES: [i32; 16] = [6, 7, 50, 64, 89, 91, 112, 133, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];

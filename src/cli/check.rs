@@ -1,0 +1,41 @@
+//! `contextd check`: configuration and connections.
+
+use super::{
+    failure::{Failure, Printed},
+    link, store,
+};
+use crate::{config::Config, schedule};
+
+pub async fn check(config: &Config) -> Result<Printed, Failure> {
+    // The configuration itself was checked when it was loaded.
+    let mut text = format!(
+        "configuration: fine ({} queues: {})\n",
+        config.queues.len(),
+        config.queues.keys().cloned().collect::<Vec<_>>().join(", ")
+    );
+    let jobs = schedule::jobs(&config.jobs).map_err(|e| Failure::Configuration(e.to_string()))?;
+    text.push_str(&format!("jobs: {}\n", jobs.iter().map(|j| j.name()).collect::<Vec<_>>().join(", ")));
+    let mut wrong = Vec::new();
+    let link = link(config)?;
+    match link.server().await {
+        Ok(server) => {
+            text.push_str(&format!("Redis {} at {}: reachable\n", server.version, link.address()));
+            wrong.extend(server.problems());
+        }
+        Err(fault) => return Err(fault.into()),
+    }
+    let store = store(config).await?;
+    store.ping().await?;
+    text.push_str(&format!("MongoDB database {}: reachable, a replica set\n", config.mongodb.database));
+    let missing = store.migration_status().await?.iter().filter(|m| m.applied_at.is_none()).count();
+    if missing > 0 {
+        text.push_str(&format!(
+            "schema: {missing} steps are missing; `contextd migrate` or the next `contextd run` takes them\n"
+        ));
+    } else {
+        text.push_str("schema: up to date\n");
+    }
+    let mut printed = Printed::text(text);
+    printed.wrong = (!wrong.is_empty()).then(|| wrong.join("; "));
+    Ok(printed)
+}

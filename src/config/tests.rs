@@ -1,0 +1,361 @@
+use std::{io, path::Path, time::Duration};
+
+use bytesize::ByteSize;
+use toml::{Table, Value};
+
+use super::{load::resolve, *};
+
+fn no_files(_: &Path) -> io::Result<String> {
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn with(file: &str, vars: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    resolve(Some(("c.toml", file)), vars, no_files)
+}
+
+/// The error of a file, as it is printed.
+fn file_error(file: &str) -> String {
+    with(file, &[]).expect_err("this file should be refused").to_string()
+}
+
+fn var_error(name: &str, value: &str) -> String {
+    with("", &[(name, value)]).expect_err("this variable should be refused").to_string()
+}
+
+#[test]
+fn the_defaults_are_valid_and_complete() {
+    let config = load(None, std::iter::empty()).unwrap();
+    assert_eq!(config.namespace, "contextd");
+    assert_eq!(config.queues.keys().collect::<Vec<_>>(), ["analysis", "records", "typing"]);
+    // What the types know, the documented file has, and the other way round.
+    fn keys(prefix: &str, value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Table(table) => table.iter().for_each(|(key, value)| keys(&format!("{prefix}.{key}"), value, into)),
+            _ => into.push(prefix.to_owned()),
+        }
+    }
+    let (mut documented, mut typed) = (Vec::new(), Vec::new());
+    keys("", &Value::Table(toml::from_str::<Table>(DEFAULT).unwrap()), &mut documented);
+    keys("", &Value::try_from(&config).unwrap(), &mut typed);
+    assert_eq!(documented, typed);
+}
+
+#[test]
+fn every_default_can_be_set_again() {
+    let config = with(DEFAULT, &[]).unwrap();
+    assert_eq!(config.worker.lease, Duration::from_secs(30));
+}
+
+#[test]
+fn the_production_settings_are_valid() {
+    with(include_str!("../../config/production.toml"), &[]).unwrap();
+}
+
+#[test]
+fn later_layers_win_setting_by_setting() {
+    let file = r#"
+        namespace = "staging"
+        [worker]
+        lease = "1m"
+        memory = "32MiB"
+        [queues.typing]
+        batch = { tasks = 100 }
+    "#;
+    let vars = [
+        ("CONTEXTD_WORKER__MEMORY", "16MiB"),
+        ("CONTEXTD_QUEUES__TYPING__CONCURRENCY", "7"),
+        ("CONTEXTD_QUEUES__TYPING__LOW_SHARE", "0"),
+        ("CONTEXTD_JOBS__HOUSEKEEPING__ENABLED", "false"),
+        ("CONTEXTD_ANALYSIS__DICTIONARY", r#"["contextd", "Redis"]"#),
+        ("CONTEXTD_QUEUES__RECORDS__BATCH", r#"{ tasks = 9 }"#),
+        ("CONTEXTD_MONGODB__DATABASE", "12"),
+        ("OTHER_SETTING", "not ours"),
+    ];
+    let config = with(file, &vars).unwrap();
+    assert_eq!(config.namespace, "staging");
+    assert_eq!((config.worker.lease, config.worker.memory), (Duration::from_secs(60), ByteSize::mib(16)));
+    let typing = &config.queues["typing"];
+    assert_eq!((typing.batch.tasks, typing.batch.bytes, typing.concurrency), (100, ByteSize::mib(8), 7));
+    assert_eq!((typing.kind, typing.low_share), (QueueKind::Stream, 0.0));
+    assert!(!config.jobs.housekeeping.timing.enabled);
+    assert_eq!(config.analysis.dictionary, ["contextd", "Redis"]);
+    assert_eq!(config.queues["records"].batch.tasks, 9);
+    assert_eq!(config.mongodb.database, "12", "a text stays a text, whatever it looks like");
+}
+
+#[test]
+fn queues_can_be_added_and_disabled() {
+    let file = r#"
+        [queues.mail]
+        kind = "list"
+        format = "bare"
+        bare = { type = "mail.send.v1", id = "/jobId" }
+        [queues.records]
+        enabled = false
+    "#;
+    let config = with(file, &[("CONTEXTD_QUEUES__ANALYSIS__ENABLED", "false")]).unwrap();
+    assert_eq!(config.queues.keys().collect::<Vec<_>>(), ["mail", "typing"]);
+    assert_eq!((config.queues["mail"].batch.tasks, config.queues["mail"].concurrency), (500, 4));
+}
+
+#[test]
+fn unknown_settings_name_the_near_one_and_the_place() {
+    for (file, expected) in [
+        (
+            "[redis]\nulr = \"redis://h\"",
+            "configuration: c.toml:2: there is no setting `redis.ulr`; did you mean `redis.url`?",
+        ),
+        ("[redsi]\n", "configuration: c.toml:1: there is no setting `redsi`; did you mean `redis`?"),
+        ("lease = \"1s\"", "configuration: c.toml:1: there is no setting `lease`; did you mean `schedule.lease`?"),
+        (
+            "\n\n[queues.typing]\nbatch = { taks = 3 }",
+            "configuration: c.toml:4: there is no setting `queues.typing.batch.taks`; did you mean \
+             `queues.typing.batch.tasks`?",
+        ),
+        (
+            "[jobs.housekeeping]\npages = 3",
+            "configuration: c.toml:2: there is no setting `jobs.housekeeping.pages`; did you mean \
+             `jobs.housekeeping.page`?",
+        ),
+        (
+            "[jobs.cleaning]\nenabled = true",
+            "configuration: c.toml:1: there is no setting `jobs.cleaning`; `config/default.toml` lists all settings",
+        ),
+        (
+            "\"redis.url\" = \"redis://h\"",
+            "configuration: c.toml:1: there is no setting `redis.url`; did you mean `redis.url`?",
+        ),
+    ] {
+        assert_eq!(file_error(file), expected);
+    }
+    for (name, expected) in [
+        (
+            "CONTEXTD_REDIS__ULR",
+            "configuration: CONTEXTD_REDIS__ULR: there is no setting `redis.ulr`; did you mean CONTEXTD_REDIS__URL?",
+        ),
+        (
+            "CONTEXTD_REDIS_URL",
+            "configuration: CONTEXTD_REDIS_URL: there is no setting `redis_url`; did you mean CONTEXTD_REDIS__URL?",
+        ),
+        (
+            "CONTEXTD_MONGO__URI",
+            "configuration: CONTEXTD_MONGO__URI: there is no setting `mongo.uri`; did you mean CONTEXTD_MONGODB__URI?",
+        ),
+        (
+            "CONTEXTD_REDIS__PASSPHRASE_FILE",
+            "configuration: CONTEXTD_REDIS__PASSPHRASE_FILE: there is no setting `redis.passphrase_file`; \
+             `config/default.toml` lists all settings",
+        ),
+    ] {
+        assert_eq!(var_error(name, "x"), expected);
+    }
+}
+
+#[test]
+fn wrong_kinds_say_the_path_and_what_is_expected() {
+    for (file, expected) in [
+        (
+            "[queues.typing.batch]\nbytes = 7",
+            "configuration: c.toml:2: `queues.typing.batch.bytes` must be a size such as \"64KiB\" or \"8MiB\", not a \
+             whole number",
+        ),
+        (
+            "[queues.typing.batch]\nbytes = \"much\"",
+            "configuration: c.toml:2: `queues.typing.batch.bytes` must be a size such as \"64KiB\" or \"8MiB\", not \
+             this text",
+        ),
+        (
+            "[worker]\nlease = 30",
+            "configuration: c.toml:2: `worker.lease` must be a duration such as \"250ms\", \"30s\" or \"1h\", not a \
+             whole number",
+        ),
+        (
+            "[retry]\nattempts = -1",
+            "configuration: c.toml:2: `retry.attempts` must be a whole number, not a negative one",
+        ),
+        (
+            "[retry]\nattempts = 1.5",
+            "configuration: c.toml:2: `retry.attempts` must be a whole number, not a number with a fraction",
+        ),
+        (
+            "redis = 3",
+            "configuration: c.toml:1: `redis` must be a section with settings of its own, not a whole number",
+        ),
+        ("namespace = true", "configuration: c.toml:1: `namespace` must be text in quotes, not true or false"),
+        (
+            "[analysis]\ndictionary = [1]",
+            "configuration: c.toml:2: `analysis.dictionary` must be a list of texts such as [\"one\", \"two\"], not a list",
+        ),
+        (
+            "[queues.typing]\nkind = \"heap\"",
+            "configuration: c.toml:2: `queues.typing.kind`: unknown variant `heap`, expected `list` or `stream`",
+        ),
+        (
+            "[log]\nformat = \"xml\"",
+            "configuration: c.toml:2: `log.format`: unknown variant `xml`, expected one of `auto`, `human`, `json`",
+        ),
+    ] {
+        assert_eq!(file_error(file), expected);
+    }
+    assert_eq!(
+        var_error("CONTEXTD_RETRY__ATTEMPTS", "many"),
+        "configuration: CONTEXTD_RETRY__ATTEMPTS: `retry.attempts` must be a whole number, not text"
+    );
+    assert_eq!(
+        var_error("CONTEXTD_JOBS__HOUSEKEEPING__ZONE", "Mars/Base"),
+        "configuration: CONTEXTD_JOBS__HOUSEKEEPING__ZONE: `jobs.housekeeping.zone` must be an IANA time zone such as \
+         \"UTC\" or \"Europe/Berlin\", not this text"
+    );
+    assert_eq!(
+        var_error("CONTEXTD_JOBS__HOUSEKEEPING__MISFIRE", "never"),
+        "configuration: CONTEXTD_JOBS__HOUSEKEEPING__MISFIRE: `jobs.housekeeping.misfire` has an unknown variant \
+         `never`, expected one of `skip`, `once`, `all`"
+    );
+    assert_eq!(
+        var_error("CONTEXTD_MONGODB__DATABASE", "caf\u{FFFD}"),
+        "configuration: CONTEXTD_MONGODB__DATABASE: its value is not UTF-8"
+    );
+}
+
+#[test]
+fn settings_must_make_sense() {
+    for (file, expected) in [
+        (
+            "namespace = \"My App\"",
+            "c.toml:1: `namespace` must be 1 to 64 of the characters a-z, 0-9, _ and - (it is part of Redis keys)",
+        ),
+        (
+            "[queues.\"A{b}\"]\nkind = \"list\"",
+            "c.toml:1: the queue's name \"A{b}\" must be 1 to 64 of the characters a-z, 0-9, _ and - (it is part of Redis keys)",
+        ),
+        ("[worker]\npoll_max = \"10s\"", "c.toml:2: `worker.poll_max` must be shorter than a third of `worker.lease`"),
+        ("[worker]\npoll_min = \"1s\"", "c.toml:2: `worker.poll_min` must not be longer than `worker.poll_max`"),
+        ("[worker]\nmemory = \"1KiB\"", "c.toml:2: `worker.memory` must be at least `limits.task_bytes`"),
+        ("[redis]\ntimeout = \"10s\"", "c.toml:2: `redis.timeout` must be shorter than a third of `worker.lease`"),
+        ("[limits]\ntask_bytes = \"16MiB\"", "c.toml:2: `limits.task_bytes` must be from 1KiB to 15MiB"),
+        ("[retry]\nattempts = 0", "c.toml:2: `retry.attempts` must be from 1 to 100"),
+        ("[queues.typing]\nconcurrency = 0", "c.toml:2: `queues.typing.concurrency` must be from 1 to 256"),
+        ("[queues.typing]\nlow_share = 0.6", "c.toml:2: `queues.typing.low_share` must be from 0 to 0.5"),
+        ("[queues.typing]\nlow_share = nan", "c.toml:2: `queues.typing.low_share` must be from 0 to 0.5"),
+        ("[queues.typing]\nbatch.tasks = 10001", "c.toml:2: `queues.typing.batch.tasks` must be from 1 to 10000"),
+        (
+            "[queues.typing]\nformat = \"bare\"",
+            "c.toml:1: `queues.typing.bare` must name the `type` of its tasks, because its `format` is \"bare\"",
+        ),
+        (
+            "[queues.typing]\nbare = { type = \"x\" }",
+            "c.toml:2: `queues.typing.bare` must be left out unless `format` is \"bare\"",
+        ),
+        (
+            "[queues.typing]\nformat = \"bare\"\nbare = { type = \"x\", id = \"y\" }",
+            "c.toml:3: `queues.typing.bare.id` must be a JSON pointer such as \"/jobId\", or empty for the hash of the content",
+        ),
+        (
+            "[queues.typng]\nconcurrency = 2",
+            "c.toml:1: `queues.typng` is a new queue and needs a `kind`: \"list\" or \"stream\", or did you mean the queue `typing`?",
+        ),
+        (
+            "[queues]\nanalysis.enabled = false\nrecords.enabled = false\ntyping.enabled = false",
+            "c.toml:1: `queues` must hold at least one queue that is not disabled",
+        ),
+        (
+            "[jobs.housekeeping]\ncron = \"0 0 30 2 *\"",
+            "c.toml:2: `jobs.housekeeping.cron` must be five or six cron fields (seconds first with six) that come true at some time: CronScheduler time search limit exceeded.",
+        ),
+        (
+            "[http]\nlisten = \"9464\"",
+            "c.toml:2: `http.listen` must be an address and a port such as 127.0.0.1:9464 or [::1]:9464",
+        ),
+        (
+            "[otlp]\nendpoint = \"collector:4318\"",
+            "c.toml:2: `otlp.endpoint` must be an address such as http://127.0.0.1:4318 (a collector nearby, without TLS), or empty for no export",
+        ),
+        (
+            "[redis.tls]\ncert_file = \"x.pem\"",
+            "c.toml:2: `redis.tls.cert_file` must be given together with `redis.tls.key_file`, or neither of them",
+        ),
+    ] {
+        assert_eq!(file_error(file), format!("configuration: {expected}"));
+    }
+    let error = file_error("[worker]\nlease = \"10ms\"");
+    assert!(error.contains("c.toml:2: `worker.lease` must be at least 1s"), "{error}");
+    let error = file_error("[log]\nfilter = \"contextd=loud\"");
+    assert!(error.starts_with("configuration: c.toml:2: `log.filter` must be a filter such as"), "{error}");
+    let error = file_error("[jobs.housekeeping]\ncron = \"every day\"");
+    assert!(error.starts_with("configuration: c.toml:2: `jobs.housekeeping.cron` must be five or six"), "{error}");
+}
+
+#[test]
+fn several_problems_are_reported_together() {
+    let error = with(
+        "[redis]\nulr = \"x\"\n[queues.typing]\nconcurrency = 0",
+        &[("CONTEXTD_WORKER__LEASE", "soon"), ("CONTEXTD_HTTP__LISTEN", "nowhere")],
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the configuration has 4 problems:\n  \
+         c.toml:2: there is no setting `redis.ulr`; did you mean `redis.url`?\n  \
+         CONTEXTD_WORKER__LEASE: `worker.lease` must be a duration such as \"250ms\", \"30s\" or \"1h\", not this text\n  \
+         CONTEXTD_HTTP__LISTEN: `http.listen` must be an address and a port such as 127.0.0.1:9464 or [::1]:9464\n  \
+         c.toml:4: `queues.typing.concurrency` must be from 1 to 256"
+    );
+}
+
+#[test]
+fn secrets_come_from_files_and_never_show() {
+    let vars = || [("CONTEXTD_REDIS__URL_FILE".to_owned(), "/run/secrets/redis".to_owned())].into_iter();
+    let config = resolve(None, vars(), |path| {
+        assert_eq!(path, Path::new("/run/secrets/redis"));
+        Ok("redis://user:hunter2@host/0\n".to_owned())
+    })
+    .unwrap();
+    assert_eq!(config.redis.url, "redis://user:hunter2@host/0");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(
+        resolve(None, vars(), no_files).unwrap_err().to_string(),
+        "configuration: CONTEXTD_REDIS__URL_FILE: cannot read the file it names: entity not found"
+    );
+    for file in [
+        "[redis]\nurl = \"rdis://user:hunter2@host\"",
+        "[redis]\nurl = [\"redis://user:hunter2@host\"]",
+        "[redis]\nurl = \"redis://user:hunter2@host",
+        "[redis]\nurl = redis://user:hunter2@host",
+        "[mongodb]\nuri = \"http://user:hunter2@host\"",
+        "[otlp]\nendpoint = \"ftp://user:hunter2@host\"",
+    ] {
+        let error = with(file, &[]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        assert!(error.to_string().starts_with("configuration: c.toml:2: "), "{error}");
+    }
+    let tls = with("", &[("CONTEXTD_REDIS__TLS__CA_FILE", "/etc/ca.pem")]).unwrap().redis.tls;
+    assert_eq!(tls.ca_file, "/etc/ca.pem", "a setting that ends in _file is itself");
+}
+
+#[test]
+fn a_setting_given_twice_is_refused() {
+    let vars = [("CONTEXTD_REDIS__URL", "redis://h"), ("CONTEXTD_REDIS__URL_FILE", "/x")];
+    let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let error = resolve(None, vars.into_iter(), |_| Ok("redis://h".to_owned())).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "configuration: CONTEXTD_REDIS__URL_FILE: CONTEXTD_REDIS__URL sets `redis.url` too; unset one of the two"
+    );
+}
+
+#[test]
+fn variables_of_a_kubernetes_service_are_not_settings() {
+    let vars = [("CONTEXTD_SERVICE_HOST", "10.0.0.1"), ("CONTEXTD_PORT", "tcp://x"), ("CONTEXTD_PORT_9464_TCP", "x")];
+    assert!(with("", &vars).is_ok());
+}
+
+#[test]
+fn files_that_are_no_settings_say_so() {
+    assert_eq!(file_error("[redis\n"), "configuration: c.toml:1: this is not TOML: unclosed table, expected `]`");
+    let missing = load(Some(Path::new("/nowhere/c.toml")), std::iter::empty()).unwrap_err();
+    assert_eq!(
+        missing.to_string(),
+        "configuration: /nowhere/c.toml: the settings file cannot be read: No such file or directory (os error 2)"
+    );
+}

@@ -1,0 +1,467 @@
+//! The worker process: connect, start every part, run until told to stop, drain.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use apalis::layers::WorkerBuilderExt;
+use apalis_core::{
+    error::BoxDynError,
+    monitor::Monitor,
+    task::Task,
+    worker::{builder::WorkerBuilder, ext::parallelize::ParallelizeExt},
+};
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use tracing::Instrument;
+
+use super::{
+    backend::SourceBackend,
+    flight::{Claimed, Settlement},
+    process::Processor,
+    queue::{Idle, MEMORY_UNIT, QueueRuntime},
+    snapshot,
+    upkeep::{self, Latest},
+};
+use crate::{
+    cache::TypingCache,
+    clock,
+    config::{Config, Queue, QueueKind},
+    effect::Analysis,
+    intake::{FaultKind, LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
+    metrics::{Metrics, QueueMetrics},
+    schedule,
+    status::{self, Health, Need, StatusState},
+    store::Store,
+    task::{Decoder, Schemas},
+};
+
+/// A loop that has not turned for this long makes the process not live.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// After the drain's deadline: how long giving back may take.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// What `contextd run` was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Only these queues; all when empty.
+    pub queues: Vec<String>,
+    pub no_scheduler: bool,
+    pub no_migrate: bool,
+    pub until_drained: bool,
+    /// Whether spans are exported.
+    pub links: bool,
+}
+
+/// Why the worker could not run, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Configuration(String),
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The worker's signals: no new claims (`stop`), give back what is unfinished (`abort`).
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    pub stop: CancellationToken,
+    pub abort: CancellationToken,
+}
+
+/// Everything that the parts share.
+struct Shared {
+    config: Config,
+    options: RunOptions,
+    worker: String,
+    link: Link,
+    store: Store,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    signals: Signals,
+    analysis: Arc<Analysis>,
+    memory: Arc<Semaphore>,
+    memory_units: usize,
+    /// Ends what goes on beside the batches, after the drain.
+    done: CancellationToken,
+}
+
+/// Runs the worker until `signals.stop`, or until its queues are drained if asked so.
+///
+/// # Errors
+/// Whatever keeps it from starting, and the unexpected end of any part.
+pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
+    let started = Instant::now();
+    let queues = selected(&config, &options)?;
+    let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
+    let link = Link::new(&config.redis).map_err(RunError::Configuration)?;
+    let store = Store::new(&config.mongodb).await.map_err(RunError::Configuration)?;
+    let health = Arc::new(Health::new(STUCK_AFTER));
+    health.expect("redis", Need::Required, "not connected yet", clock::now());
+    health.expect("mongodb", Need::Required, "not connected yet", clock::now());
+    let memory_units = (config.worker.memory.as_u64() as usize).div_ceil(MEMORY_UNIT).max(1);
+    let analysis = Arc::new(Analysis::new(&config, link.clone(), store.clone(), health.clone()));
+    let shared = Arc::new(Shared {
+        worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
+        memory: Arc::new(Semaphore::new(memory_units)),
+        memory_units,
+        config,
+        options,
+        link,
+        store,
+        health,
+        metrics,
+        signals,
+        analysis,
+        done: CancellationToken::new(),
+    });
+    let latest = Latest::default();
+    let server = serve(&shared, listener, &queues, latest.clone());
+    let result = shared.work(started, queues, latest).await;
+    shared.done.cancel();
+    let _ = tokio::time::timeout(GIVE_BACK, server).await;
+    result
+}
+
+fn selected(config: &Config, options: &RunOptions) -> Result<BTreeMap<String, Queue>, RunError> {
+    if let Some(unknown) = options.queues.iter().find(|name| !config.queues.contains_key(*name)) {
+        let known: Vec<&String> = config.queues.keys().collect();
+        return Err(RunError::Configuration(format!(
+            "there is no queue {unknown:?} in the configuration; there are {known:?}: add a section [queues.{unknown}] or choose one of these"
+        )));
+    }
+    let wanted = |name: &String| options.queues.is_empty() || options.queues.contains(name);
+    Ok(config.queues.iter().filter(|(name, _)| wanted(name)).map(|(n, q)| (n.clone(), q.clone())).collect())
+}
+
+fn serve(
+    shared: &Arc<Shared>,
+    listener: tokio::net::TcpListener,
+    queues: &BTreeMap<String, Queue>,
+    latest: Latest,
+) -> JoinHandle<()> {
+    let source = snapshot::Source {
+        worker: shared.worker.clone(),
+        queues: queues.keys().cloned().collect(),
+        latest,
+        store: shared.store.clone(),
+        jobs: schedule::jobs(&shared.config.jobs).unwrap_or_default(),
+        identity: shared.identity(),
+    };
+    let source = Arc::new(source);
+    let state = StatusState {
+        health: shared.health.clone(),
+        metrics: shared.metrics.clone(),
+        snapshot: Arc::new(move || {
+            let source = source.clone();
+            async move { source.read().await }.boxed()
+        }),
+    };
+    let done = shared.done.clone();
+    tokio::spawn(async move {
+        if let Err(error) = status::serve(listener, state, done).await {
+            tracing::error!(%error, "the HTTP server has ended");
+        }
+    })
+}
+
+impl Shared {
+    fn identity(&self) -> schedule::Identity {
+        schedule::Identity {
+            worker: self.worker.clone(),
+            clock: Arc::new(clock::now),
+            lease: self.config.schedule.lease,
+            timeout: self.config.mongodb.timeout,
+        }
+    }
+
+    async fn work(
+        self: &Arc<Self>,
+        started: Instant,
+        queues: BTreeMap<String, Queue>,
+        latest: Latest,
+    ) -> Result<(), RunError> {
+        tokio::select! {
+            connected = self.connect() => connected?,
+            () = self.signals.stop.cancelled() => return Ok(()),
+        }
+        let schemas = Arc::new(Schemas::builtin());
+        let types: Vec<String> = schemas.types().map(str::to_owned).collect();
+        // apalis' monitor waits for all workers; one that ends alone must end the process, so that its
+        // supervisor sees it.
+        let failed = Arc::new(OnceLock::new());
+        let mut monitor = Monitor::new().should_restart({
+            let (signals, failed) = (self.signals.clone(), failed.clone());
+            move |worker, error| {
+                let _ = failed.set(format!("the worker {} ended by itself: {error}", worker.name()));
+                signals.stop.cancel();
+                false
+            }
+        });
+        let mut measured = Vec::new();
+        for (name, queue) in &queues {
+            let metrics = self.metrics.queue(name, &types);
+            let admin = QueueAdmin::new(self.link.clone(), &self.config.namespace, name, queue.kind);
+            measured.push((admin.clone(), metrics.clone()));
+            let processor = Arc::new(self.processor(name, queue, &schemas, &metrics)?);
+            let settings = SourceSettings {
+                namespace: self.config.namespace.clone(),
+                queue: name.clone(),
+                worker: self.worker.clone(),
+                lease: self.config.worker.lease,
+                crash_limit: self.config.retry.crashes,
+                low_share: queue.low_share,
+            };
+            let source = match queue.kind {
+                QueueKind::List => QueueSource::List(LeaseSource::new(self.link.clone(), settings, true)),
+                QueueKind::Stream => QueueSource::Stream(StreamSource::new(self.link.clone(), settings)),
+            };
+            monitor = self.register(monitor, source, queue, admin, metrics, processor);
+        }
+        if queues.contains_key(crate::effect::analyze::QUEUE) {
+            self.analysis.warm();
+        }
+        let measuring =
+            upkeep::measure(measured.clone(), self.store.clone(), self.health.clone(), latest, self.done.clone());
+        tokio::spawn(measuring);
+        let scheduler = self.schedule().await?;
+        let names: Vec<&String> = queues.keys().collect();
+        tracing::info!(worker = self.worker, queues = ?names, http = self.config.http.listen, ready_ms = started.elapsed().as_millis() as u64, "at work");
+
+        let mut running = tokio::spawn(
+            {
+                let stop = self.signals.stop.clone();
+                monitor.run_with_signal(async move {
+                    stop.cancelled().await;
+                    Ok(())
+                })
+            }
+            .boxed(),
+        );
+        tokio::select! {
+            // An idle worker ends as soon as it is told to: then both are ready, and the order matters.
+            biased;
+            () = self.signals.stop.cancelled() => {}
+            () = upkeep::drained(&measured), if self.options.until_drained => {
+                tracing::info!("all queues are drained");
+                self.signals.stop.cancel();
+            }
+            ended = &mut running => return Err(ended_early(ended)),
+        }
+        let drained = self.drain(&mut running, scheduler).await;
+        failed.get().map_or(drained, |why| Err(RunError::Internal(why.clone())))
+    }
+
+    /// Waits for both stores; says so once, and gives up after `worker.start_wait`.
+    async fn connect(&self) -> Result<(), RunError> {
+        let limit = tokio::time::sleep(self.config.worker.start_wait);
+        tokio::pin!(limit);
+        let mut missing = String::new();
+        loop {
+            let (redis, mongo) = tokio::select! {
+                both = async { tokio::join!(self.link.ping(), self.store.ping()) } => both,
+                () = &mut limit => return Err(self.unreachable(&missing)),
+            };
+            if let Err(fault) = &redis
+                && fault.kind == FaultKind::Denied
+            {
+                let address = self.link.address();
+                return Err(RunError::Configuration(format!(
+                    "Redis at {address} refuses the credentials; check user and password in `redis.url`: {fault}"
+                )));
+            }
+            if let Err(fault) = &mongo
+                && fault.is_configuration()
+            {
+                return Err(RunError::Configuration(format!("{fault}; check `mongodb.uri`")));
+            }
+            if redis.is_ok() && mongo.is_ok() {
+                self.health.ready("redis", clock::now());
+                self.health.ready("mongodb", clock::now());
+                break;
+            }
+            let faults = [redis.err().map(|e| e.to_string()), mongo.err().map(|e| e.to_string())];
+            let text = faults.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            if missing.is_empty() {
+                tracing::warn!("waiting up to {:?} for the services: {text}", self.config.worker.start_wait);
+            }
+            missing = text;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+                () = &mut limit => return Err(self.unreachable(&missing)),
+            }
+        }
+        if !self.options.no_migrate {
+            let taken =
+                self.store.migrate(clock::now()).await.map_err(|e| RunError::Unreachable(format!("migrating: {e}")))?;
+            if !taken.is_empty() {
+                tracing::info!(?taken, "the schema is up to date");
+            }
+        }
+        Ok(())
+    }
+
+    fn unreachable(&self, missing: &str) -> RunError {
+        let missing = if missing.is_empty() { "no answer from Redis or MongoDB" } else { missing };
+        RunError::Unreachable(format!(
+            "gave up after {:?}: {missing}. Start the services, or set `redis.url` and `mongodb.uri`",
+            self.config.worker.start_wait
+        ))
+    }
+
+    fn processor(
+        &self,
+        name: &str,
+        queue: &Queue,
+        schemas: &Arc<Schemas>,
+        metrics: &Arc<QueueMetrics>,
+    ) -> Result<Processor, RunError> {
+        Ok(Processor {
+            queue: name.to_string(),
+            decoder: Decoder::new(name, queue, &self.config.limits, schemas.clone())
+                .map_err(|e| RunError::Configuration(e.to_string()))?,
+            store: self.store.clone(),
+            typing: TypingCache::new(self.link.clone(), &self.config.namespace, self.config.typing.redis_ttl),
+            analysis: self.analysis.clone(),
+            retry: self.config.retry.clone(),
+            clock_skew: self.config.limits.clock_skew,
+            metrics: metrics.clone(),
+            health: self.health.clone(),
+            abort: self.signals.abort.clone(),
+            links: self.options.links,
+        })
+    }
+
+    fn register(
+        &self,
+        monitor: Monitor,
+        source: QueueSource,
+        queue: &Queue,
+        admin: QueueAdmin,
+        metrics: Arc<QueueMetrics>,
+        processor: Arc<Processor>,
+    ) -> Monitor {
+        let runtime = Arc::new(QueueRuntime {
+            name: processor.queue.clone(),
+            source,
+            limits: queue.batch,
+            admin,
+            metrics,
+            health: self.health.clone(),
+            memory: self.memory.clone(),
+            memory_units: self.memory_units,
+            poll_min: self.config.worker.poll_min,
+            poll_max: self.config.worker.poll_max,
+            stop: self.signals.stop.clone(),
+            abort: self.signals.abort.clone(),
+            idle: Mutex::new(Idle::new(&queue.batch)),
+        });
+        tokio::spawn(upkeep::renew(runtime.clone(), self.config.worker.lease, self.done.clone()));
+        let concurrency = queue.concurrency;
+        monitor.register(move |_| {
+            // Parallelized first: a batch that is cut off from outside does not go on by itself.
+            WorkerBuilder::new(format!("queue:{}", runtime.name))
+                .backend(SourceBackend::new(runtime.clone()))
+                .parallelize(tokio::spawn)
+                .concurrency(concurrency)
+                .catch_panic()
+                .build(Handler { processor: processor.clone() })
+        })
+    }
+
+    async fn schedule(&self) -> Result<Option<schedule::Handle>, RunError> {
+        if self.options.no_scheduler {
+            return Ok(None);
+        }
+        let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
+        let events = snapshot::JobEvents::new(&jobs);
+        let db = self.store.database();
+        let list =
+            schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
+        events.seed(&list);
+        let handle = schedule::Scheduler::start(db, self.identity(), jobs, Arc::new(events))
+            .await
+            .map_err(|e| RunError::Unreachable(format!("starting the schedule: {e}")))?;
+        Ok(Some(handle))
+    }
+
+    /// No new claims; what is in flight may finish until the deadline, then it is given back.
+    async fn drain(
+        &self,
+        running: &mut JoinHandle<Result<(), apalis_core::monitor::MonitorError>>,
+        scheduler: Option<schedule::Handle>,
+    ) -> Result<(), RunError> {
+        let drain = self.config.worker.drain;
+        tracing::info!(?drain, "stopping: no new claims, finishing what is in flight");
+        let stopping = async {
+            match scheduler {
+                Some(handle) => handle.stop(drain).await,
+                None => true,
+            }
+        };
+        let abort = self.signals.abort.clone();
+        let deadline = async {
+            tokio::select! {
+                () = tokio::time::sleep(drain) => tracing::warn!("the drain's deadline has passed: giving back what is unfinished"),
+                () = abort.cancelled() => {}
+            }
+            abort.cancel();
+            tokio::time::sleep(GIVE_BACK).await;
+        };
+        let finished = async {
+            let (ended, _) = tokio::join!(&mut *running, stopping);
+            ended
+        };
+        tokio::select! {
+            ended = finished => match ended {
+                Ok(Ok(())) => {
+                    tracing::info!("stopped");
+                    Ok(())
+                }
+                other => Err(ended_early(other)),
+            },
+            // Leases give back whatever could not be given back by hand.
+            () = deadline => {
+                tracing::warn!("some batches could not be given back in time; their leases will");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn ended_early(ended: Result<Result<(), apalis_core::monitor::MonitorError>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Ok(())) => RunError::Internal("all workers ended by themselves".into()),
+        Ok(Err(e)) => RunError::Internal(format!("a worker ended: {e}")),
+        Err(e) => RunError::Internal(format!("the worker runtime panicked: {e}")),
+    }
+}
+
+/// The innermost service: one batch processed.
+#[derive(Clone)]
+struct Handler {
+    processor: Arc<Processor>,
+}
+
+impl Service<Task<Claimed>> for Handler {
+    type Response = Settlement;
+    type Error = BoxDynError;
+    type Future = BoxFuture<'static, Result<Settlement, BoxDynError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxDynError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, task: Task<Claimed>) -> Self::Future {
+        let processor = self.processor.clone();
+        let span = tracing::info_span!("batch", queue = processor.queue, tasks = task.args.batch.deliveries.len());
+        async move { Ok(processor.run(&task.args).await) }.instrument(span).boxed()
+    }
+}

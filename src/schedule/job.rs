@@ -1,0 +1,59 @@
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use contextd_jobs::Job;
+
+use super::{ScheduleError, due::Policy, slot::Timetable};
+use crate::config::{self, JobTiming};
+
+/// The registry: one line for each job. The order is the order of `jobs list`.
+pub fn jobs(config: &config::Jobs) -> Result<Vec<ScheduledJob>, ScheduleError> {
+    Ok(vec![ScheduledJob::configured(&config.housekeeping)?])
+}
+
+/// A job and when it runs.
+#[derive(Clone)]
+pub struct ScheduledJob {
+    pub(super) job: Arc<dyn Job>,
+    pub(super) timing: JobTiming,
+    pub(super) table: Timetable,
+}
+
+impl ScheduledJob {
+    pub fn new(timing: JobTiming, job: Arc<dyn Job>) -> Result<Self, ScheduleError> {
+        let table = Timetable::new(&timing.cron, timing.zone)
+            .map_err(|error| ScheduleError::Timetable { job: job.name(), error })?;
+        Ok(Self { job, timing, table })
+    }
+
+    fn configured<S: Job + Clone>(config: &config::Job<S>) -> Result<Self, ScheduleError> {
+        Self::new(config.timing.clone(), Arc::new(config.settings.clone()))
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.job.name()
+    }
+
+    /// Every action that its runs can report, for series that exist from the start.
+    pub fn actions(&self) -> &'static [&'static str] {
+        self.job.actions()
+    }
+
+    pub fn cron(&self) -> &str {
+        self.table.cron()
+    }
+
+    pub fn enabled(&self) -> bool {
+        self.timing.enabled
+    }
+
+    pub(super) fn policy(&self, grace: std::time::Duration) -> Policy {
+        let delta = |d| TimeDelta::from_std(d).unwrap_or(TimeDelta::MAX);
+        Policy {
+            misfire: self.timing.misfire,
+            overlap: self.timing.overlap,
+            catch_up: delta(self.timing.catch_up),
+            grace: delta(grace),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Indexes and schema versions, brought up to date by `contextd migrate`.
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use mongodb::{
+    IndexModel,
+    bson::{DateTime as BsonDate, Document, doc},
+};
+use serde::Serialize;
+
+use super::{ANALYSES, DEAD_LETTERS, Store, StoreFault};
+
+const MIGRATIONS: &str = "schema_migrations";
+
+/// One step of the schema; steps are only ever added.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    pub id: &'static str,
+    pub indexes: Vec<(&'static str, IndexModel)>,
+}
+
+/// Whether a step has been taken.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexState {
+    pub id: String,
+    pub applied_at: Option<DateTime<Utc>>,
+}
+
+/// Every step, oldest first.
+pub fn migrations() -> Vec<Migration> {
+    vec![
+        Migration {
+            id: "0001-tasks",
+            indexes: vec![
+                (ANALYSES, index(doc! { "documentId": 1, "createdAt": -1 })),
+                (ANALYSES, index(doc! { "cacheKey": 1 })),
+                (DEAD_LETTERS, index(doc! { "deadAt": 1, "_id": 1 })),
+                (DEAD_LETTERS, index(doc! { "queue": 1, "reason": 1, "deadAt": -1 })),
+                (DEAD_LETTERS, index(doc! { "eventId": 1 })),
+            ],
+        },
+        Migration { id: "0002-jobs", indexes: contextd_jobs::indexes() },
+    ]
+}
+
+fn index(keys: Document) -> IndexModel {
+    IndexModel::builder().keys(keys).build()
+}
+
+impl Store {
+    /// Which steps have been taken.
+    pub async fn migration_status(&self) -> Result<Vec<IndexState>, StoreFault> {
+        let find = async {
+            self.db.collection::<Document>(MIGRATIONS).find(doc! {}).await?.try_collect::<Vec<Document>>().await
+        };
+        let applied = self.bounded("find", find).await?;
+        let at = |id: &str| {
+            let found = applied.iter().find(|d| d.get_str("_id").ok() == Some(id))?;
+            DateTime::from_timestamp_millis(found.get_datetime("appliedAt").ok()?.timestamp_millis())
+        };
+        Ok(migrations().iter().map(|m| IndexState { id: m.id.into(), applied_at: at(m.id) }).collect())
+    }
+
+    /// Takes the missing steps, and answers their ids. Safe to run from several processes at once:
+    /// every step can be repeated.
+    pub async fn migrate(&self, now: DateTime<Utc>) -> Result<Vec<&'static str>, StoreFault> {
+        let status = self.migration_status().await?;
+        let mut taken = Vec::new();
+        for migration in migrations() {
+            if status.iter().any(|s| s.id == migration.id && s.applied_at.is_some()) {
+                continue;
+            }
+            for (collection, index) in migration.indexes {
+                // Building an index takes as long as it takes: no time limit of ours.
+                self.db.collection::<Document>(collection).create_index(index).await?;
+            }
+            let record = doc! { "$setOnInsert": { "appliedAt": BsonDate::from_millis(now.timestamp_millis()) } };
+            let done = self.db.collection::<Document>(MIGRATIONS);
+            let upsert = done.update_one(doc! { "_id": migration.id }, record).upsert(true);
+            self.bounded("update", upsert.into_future()).await?;
+            taken.push(migration.id);
+        }
+        Ok(taken)
+    }
+}
