@@ -22,11 +22,14 @@ pub trait BatchSource: Send + Sync + 'static {
     ) -> impl Future<Output = Result<SettleAnswer, Fault>> + Send;
     /// Gives a whole batch back at once; `crashed` counts it against the batch.
     fn hand_back(&self, ack: &Ack, crashed: bool) -> impl Future<Output = Result<SettleAnswer, Fault>> + Send;
+    /// Gives back what was taken and not handed out yet; nothing is claimed after it.
+    fn close(&self) -> impl Future<Output = Result<(), Fault>> + Send;
     /// Shows that the batches in flight are still worked on; answers how many have been lost.
     fn renew(&self) -> impl Future<Output = Result<usize, Fault>> + Send;
 }
 
 /// The source of a configured queue.
+#[expect(clippy::large_enum_variant, reason = "one for each queue, for as long as the process lives")]
 pub enum QueueSource {
     List(LeaseSource),
     Stream(StreamSource),
@@ -49,6 +52,12 @@ impl BatchSource for QueueSource {
         match self {
             QueueSource::List(s) => s.hand_back(ack, crashed).await,
             QueueSource::Stream(s) => s.hand_back(ack, crashed).await,
+        }
+    }
+    async fn close(&self) -> Result<(), Fault> {
+        match self {
+            QueueSource::List(_) => Ok(()),
+            QueueSource::Stream(s) => s.close().await,
         }
     }
     async fn renew(&self) -> Result<usize, Fault> {

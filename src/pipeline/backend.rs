@@ -25,11 +25,13 @@ pub struct SourceBackend<S: BatchSource> {
     queue: Arc<QueueRuntime<S>>,
     /// A claim on the wire, or the pause after one that brought nothing.
     claiming: Option<Claiming>,
+    /// Whether the source was told to give back what it still has.
+    closed: bool,
 }
 
 impl<S: BatchSource> SourceBackend<S> {
     pub fn new(queue: Arc<QueueRuntime<S>>) -> Self {
-        Self { queue, claiming: None }
+        Self { queue, claiming: None, closed: false }
     }
 }
 
@@ -59,7 +61,18 @@ impl<S: BatchSource> Backend for SourceBackend<S> {
     }
 
     /// A claim still on the wire is waited for and given back: dropping it would hold its tasks for a lease.
-    fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
+    fn poll_close(&mut self, cx: &mut Context<'_>, worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
+        if self.claiming.is_none() && !self.closed {
+            self.closed = true;
+            let queue = self.queue.clone();
+            self.claiming = Some(
+                async move {
+                    queue.close().await;
+                    None
+                }
+                .boxed(),
+            );
+        }
         let Some(claiming) = self.claiming.as_mut() else { return Poll::Ready(Ok(())) };
         if let Some(claimed) = ready!(claiming.as_mut().poll(cx)) {
             let queue = self.queue.clone();
@@ -70,10 +83,10 @@ impl<S: BatchSource> Backend for SourceBackend<S> {
                 }
                 .boxed(),
             );
-            return self.poll_close(cx, &WorkerContext::new("closing"));
+            return self.poll_close(cx, worker);
         }
         self.claiming = None;
-        Poll::Ready(Ok(()))
+        self.poll_close(cx, worker)
     }
 }
 

@@ -210,6 +210,13 @@ impl<S: BatchSource> QueueRuntime<S> {
         }
     }
 
+    /// Gives back what the source has read ahead.
+    pub async fn close(&self) {
+        if let Err(fault) = self.source.close().await {
+            tracing::warn!(queue = self.name, %fault, "what was read ahead comes back when its lease ends");
+        }
+    }
+
     /// Gives a batch back at once: unfinished (`crashed` false), or because it failed as a whole.
     pub async fn give_back(&self, claimed: &Claimed, crashed: bool) {
         let mut backoff = Backoff::new();
