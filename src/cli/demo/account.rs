@@ -245,5 +245,6 @@ async fn dead(samples: &[Sample], store: &Store, started: DateTime<Utc>) -> Resu
             dead.push(Dead { body: sample.body.clone(), note: sample.note.clone(), letter });
         }
     }
+    dead.sort_by(|a, b| (&a.letter.queue, &a.letter.reason).cmp(&(&b.letter.queue, &b.letter.reason)));
     Ok(dead)
 }

@@ -85,7 +85,9 @@ impl Driver {
             }
             let name = sample.queue.clone();
             if queues::find(config, &name)?.format == TaskFormat::Bare {
-                let text = format!("the demo's tasks are events, but the queue `{name}` takes bare payloads: set `format = \"cloudevents\"`");
+                let text = format!(
+                    "the demo's tasks are events, but the queue `{name}` takes bare payloads: set `format = \"cloudevents\"`"
+                );
                 return Err(Failure::Configuration(text));
             }
             let admin = queues::admin(config, link, &name)?;
@@ -97,6 +99,7 @@ impl Driver {
             let (has_later, tasks) = (sample.later, 1);
             lanes.push(Lane { name, admin, tasks, prompt, has_later, before, first: None, done: None });
         }
+        lanes.sort_by(|a, b| a.name.cmp(&b.name));
         let progress = Progress::new(samples.len() as u64);
         Ok(Self { lanes, metrics, progress, changed: (0, Instant::now()) })
     }
@@ -180,7 +183,10 @@ impl Driver {
             self.changed = (counts, now);
         } else if now.duration_since(self.changed.1) > STALLED_AFTER {
             let s = STALLED_AFTER.as_secs();
-            let text = format!("nothing has happened for {s} s ({}): `contextd queues` shows what waits, `contextd check` whether the services are well", words.join(", "));
+            let text = format!(
+                "nothing has happened for {s} s ({}): `contextd queues` shows what waits, `contextd check` whether the services are well",
+                words.join(", ")
+            );
             return Err(Failure::NotFinished(text));
         }
         Ok(())

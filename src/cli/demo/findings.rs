@@ -1,6 +1,6 @@
 //! Grammar findings as people read them. Pure.
 
-use std::collections::HashSet;
+use std::{cmp::Reverse, collections::HashSet};
 
 use super::{account::Record, page::marked};
 use crate::analysis::Match;
@@ -11,6 +11,8 @@ pub struct Shown {
     pub document: String,
     pub category: String,
     pub before: String,
+    /// Whether `before` is the beginning of the text.
+    pub is_start: bool,
     pub found: String,
     pub after: String,
     /// `None`: the engine knows none. Empty: it is to be left out.
@@ -24,13 +26,15 @@ impl Shown {
         let text = &finding.context.text;
         let start = byte_at(text, finding.context.offset)?;
         let end = byte_at(text, finding.context.offset + finding.context.length)?;
+        let is_start = finding.offset == finding.context.offset;
         let flat = |part: &str| part.replace(['\n', '\r', '\t'], " ");
         Some(Self {
             document: document.to_owned(),
             category: finding.rule.category.name.to_string(),
-            before: from_word(&flat(text.get(..start)?)).to_owned(),
+            before: flat(text.get(..start)?),
+            is_start,
             found: flat(text.get(start..end)?),
-            after: to_word(&flat(text.get(end..)?)).to_owned(),
+            after: flat(text.get(end..)?),
             replacement: finding.replacements.first().map(|r| r.value.clone()),
             message: finding.message.clone(),
         })
@@ -43,7 +47,10 @@ impl Shown {
             Some(text) => format!("  ->  {}", text.replace('\n', " ")),
             None => String::new(),
         };
-        format!("...{}{}{}...{instead}", self.before, marked(&self.found), self.after)
+        let (before, after) = (self.before.trim_start(), self.after.trim_end());
+        let head = if self.is_start { "" } else { "..." };
+        let tail = if after.ends_with(['.', '!', '?']) { "" } else { "..." };
+        format!("{head}{before}{}{after}{tail}{instead}", marked(&self.found))
     }
 }
 
@@ -59,27 +66,19 @@ fn byte_at(text: &str, offset: u32) -> Option<usize> {
     (units == offset).then_some(text.len())
 }
 
-/// Without the cut word at the beginning.
-fn from_word(text: &str) -> &str {
-    text.split_once(' ').map_or(text, |(cut, rest)| if rest.trim().is_empty() || cut.is_empty() { text } else { rest })
-}
-
-/// Without the cut word at the end.
-fn to_word(text: &str) -> &str {
-    text.rsplit_once(' ').map_or(text, |(rest, cut)| if rest.trim().is_empty() || cut.is_empty() { text } else { rest })
-}
-
-/// At most `most` that say something about the engine: each of another category as long as there are others, each from another
-/// document, with a replacement.
+/// At most `most` that show what the engine can do: each from another document, those with the most findings first, and of another
+/// category as long as there are others.
 pub fn pick(records: &[Record], most: usize) -> Vec<Shown> {
+    let matches = |r: &&Record| r.analysis.grammar.as_ref().map_or(0, |g| g.matches.len());
+    let mut records: Vec<&Record> = records.iter().filter(|record| !record.cached).collect();
+    records.sort_by_key(|r| Reverse(matches(r)));
     let all: Vec<(&str, &Match)> = records
         .iter()
-        .filter(|record| !record.cached)
         .flat_map(|r| r.analysis.grammar.iter().flat_map(|g| &g.matches).map(|m| (r.document_id.as_str(), m)))
-        .filter(|(_, finding)| !finding.replacements.is_empty())
+        .filter(|(_, finding)| is_telling(finding))
         .collect();
     let (mut documents, mut picked) = (HashSet::new(), Vec::new());
-    // First one of each category; the second pass fills up.
+    // First one of each category; the second pass fills up with other rules.
     for by_category in [true, false] {
         let mut kinds = HashSet::new();
         for (document, finding) in &all {
@@ -91,4 +90,41 @@ pub fn pick(records: &[Record], most: usize) -> Vec<Shown> {
         }
     }
     picked
+}
+
+/// Whether it explains itself: with a replacement, and not about a name that the dictionary does not know.
+fn is_telling(finding: &Match) -> bool {
+    let start = byte_at(&finding.context.text, finding.context.offset).unwrap_or_default();
+    let is_name = finding.context.text[start..].starts_with(char::is_uppercase) && finding.rule.id == "SpellCheck";
+    !is_name && !finding.replacements.is_empty() && finding.rule.category.id != "MISC"
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn finding(text: &str, offset: u32, length: u32, found_at: u32) -> Match {
+        let finding = json!({
+            "offset": found_at, "length": length, "message": "m", "shortMessage": "s", "replacements": [{"value": "an"}],
+            "rule": {"id": "AnA", "issueType": "grammar", "category": {"id": "GRAMMAR", "name": "Grammar"}},
+            "context": {"text": text, "offset": offset, "length": length},
+        });
+        serde_json::from_value(finding).unwrap()
+    }
+
+    #[test]
+    fn marks_the_place_behind_emoji() {
+        let shown = Shown::new("d", &finding("🚲 is a\nold bike", 6, 1, 6)).unwrap();
+        assert_eq!((shown.before.as_str(), shown.found.as_str(), shown.after.as_str()), ("🚲 is ", "a", " old bike"));
+        assert!(shown.is_start);
+        assert!(!Shown::new("d", &finding("It is a old", 6, 1, 40)).unwrap().is_start);
+    }
+
+    #[test]
+    fn a_place_outside_of_the_context_shows_nothing() {
+        assert_eq!(Shown::new("d", &finding("short", 4, 9, 4)), None);
+        assert_eq!(Shown::new("d", &finding("🚲", 1, 1, 1)), None);
+    }
 }

@@ -25,9 +25,11 @@ pub fn steps(page: &mut Page, config: &Config, file: Option<&Path>, address: &st
     page.line(&format!("       http://{listen}/metrics   for Prometheus; also /live, /ready and /api/status"));
     page.para("  3. ", "In a second terminal: push a text of your own (the same id again is a duplicate)");
     let key = format!("{}:{{{}}}:high", config.namespace, crate::effect::analyze::QUEUE);
-    page.line(&format!("     {} LPUSH '{key}' '{MINE}'", redis_cli(config, address)));
-    page.para("     ", "or, checked before it is pushed:");
-    let enqueue = format!("{contextd} enqueue --type document.analyze.v1 --data '{{\"documentId\":\"mine\",\"content\":\"Their is a error.\"}}'");
+    page.line(&strong(format!("       {} LPUSH '{key}' '{MINE}'", redis_cli(config, address))));
+    page.para("     ", "or, checked before it is pushed, with an id of its own");
+    let enqueue = format!(
+        "{contextd} enqueue --type document.analyze.v1 --data '{{\"documentId\":\"mine\",\"content\":\"Their is a error.\"}}'"
+    );
     page.line(&format!("       {enqueue}"));
     page.para("  4. ", "Read the result");
     page.line(&format!("       {}", strong(format!("{contextd} demo --show mine"))));
@@ -97,7 +99,11 @@ fn public_uri(config: &Config) -> Option<String> {
 /// For a POSIX shell; bare when that is safe.
 fn quoted(text: &str) -> String {
     let is_safe = |c: char| c.is_ascii_alphanumeric() || "/:._-,@%+=".contains(c);
-    if !text.is_empty() && text.chars().all(is_safe) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(is_safe) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 #[cfg(test)]

@@ -28,18 +28,19 @@ pub fn account(page: &mut Page, account: &Account) {
 
 fn received(page: &mut Page, account: &Account) {
     let tasks: u64 = account.pushed.iter().map(|p| p.tasks).sum();
-    page.heading(&format!("What was pushed: {tasks} tasks"));
-    let mut table = table::new(&["queue", "critical", "high", "normal", "low", "tasks"]);
+    page.heading(&format!("What was pushed to Redis: {tasks} tasks"));
+    let mut table = table::new(&["queue", "kind", "critical", "high", "normal", "low", "tasks"]);
     for pushed in &account.pushed {
         let of = |p: Priority| pushed.priorities.map_or("-".to_owned(), |all| all[p as usize].to_string());
-        let mut row = vec![pushed.queue.clone()];
+        let kind = if pushed.priorities.is_some() { "list" } else { "stream" };
+        let mut row = vec![pushed.queue.clone(), kind.to_owned()];
         row.extend(Priority::ALL.map(of));
         row.push(pushed.tasks.to_string());
         table.add_row(row);
     }
-    table::align_right(&mut table, 1..6);
+    table::align_right(&mut table, 2..7);
     page.table(&mut table);
-    page.line(&format!("All their ids contain {}.", account.run));
+    page.line(&format!("The ids of this run begin with {}.", account.run));
 }
 
 fn outcomes(page: &mut Page, account: &Account) {
@@ -58,7 +59,7 @@ fn outcomes(page: &mut Page, account: &Account) {
     for outcome in Outcome::ALL {
         row(outcome.as_str(), &|ledger| ended(ledger, *outcome), meaning(*outcome));
     }
-    row("returned", &|l| l.returned, "went back to wait for its `notbefore`; counted again when it came back");
+    row("returned", &|l| l.returned, "waited for its `notbefore`, then received again");
     row("received", &|l| l.received, "the sum of the above");
     table::align_right(&mut table, 1..heads.len() - 1);
     page.table(&mut table);
@@ -110,7 +111,7 @@ fn grammar(page: &mut Page, account: &Account) {
     let computed = || account.analyses.iter().filter(|r| !r.cached);
     let all: usize = computed().filter_map(|r| Some(r.analysis.grammar.as_ref()?.matches.len())).sum();
     let clean = computed().filter(|r| r.analysis.grammar.as_ref().is_some_and(|g| g.matches.is_empty())).count();
-    page.heading(&format!("Grammar: {all} findings, {clean} texts without any; some of them"));
+    page.heading(&format!("Grammar: {all} findings, {} without any. Some of them", count(clean as u64, "text")));
     for shown in findings::pick(&account.analyses, FINDINGS) {
         page.line(&format!("  {} in {}", shown.category, strong(&shown.document)));
         page.para("    ", &shown.line());
@@ -173,9 +174,11 @@ fn texts(page: &mut Page, account: &Account) {
     let mut reasons = Vec::new();
     for record in ends.chain(others) {
         let analysis = &record.analysis;
-        let language = format!("{}{}", analysis.language.code, if analysis.language.detected { "" } else { " (given)" });
+        let language =
+            format!("{}{}", analysis.language.code, if analysis.language.detected { "" } else { " (given)" });
         let scores = analysis.readability.as_ref();
-        let score = |of: &dyn Fn(&crate::analysis::Readability) -> f64| scores.map_or("-".into(), |s| format!("{:.0}", of(s)));
+        let score =
+            |of: &dyn Fn(&crate::analysis::Readability) -> f64| scores.map_or("-".into(), |s| format!("{:.0}", of(s)));
         table.add_row([
             record.document_id.clone(),
             language,
@@ -190,9 +193,9 @@ fn texts(page: &mut Page, account: &Account) {
     }
     table::align_right(&mut table, 2..6);
     page.table(&mut table);
-    page.para("", "Reading ease by Flesch (100 is very easy, under 30 hard), grade by Flesch and Kincaid.");
+    page.para("", "Reading ease by Flesch (100 is very easy, under 30 hard), grade by Flesch and Kincaid; English of at least 30 words only.");
     for reason in reasons {
-        page.para("No grammar for ", &reason);
+        page.para("", &format!("No grammar for {reason}."));
     }
 }
 

@@ -14,7 +14,9 @@ use crate::{
 /// There is none, or MongoDB cannot be asked.
 pub async fn show(document: &str, json: bool, store: &Store) -> Result<Printed, Failure> {
     let Some(found) = store.newest_analysis(document).await? else {
-        let text = format!("there is no analysis of {document:?} yet: does a worker run? `contextd queues` shows what waits, `contextd dead list` what was given up");
+        let text = format!(
+            "there is no analysis of {document:?} yet: does a worker run? `contextd queues` shows what waits, `contextd dead list` what was given up"
+        );
         return Err(Failure::Wrong(text));
     };
     if json {
@@ -36,9 +38,17 @@ fn describe(page: &mut Page, record: &Record) {
         "answered from the cache".to_owned()
     } else {
         let blocks = timings.blocks;
-        format!("{} of {} computed in {:.1} ms", blocks.computed, count(u64::from(blocks.total), "block"), timings.total_ms)
+        format!(
+            "{} of {} computed in {:.1} ms",
+            blocks.computed,
+            count(u64::from(blocks.total), "block"),
+            timings.total_ms
+        )
     };
-    page.line(&format!("language {}, {} {}, {how}", analysis.language.code, analysis.engine.name, analysis.engine.version));
+    page.line(&format!(
+        "language {}, {} {}, {how}",
+        analysis.language.code, analysis.engine.name, analysis.engine.version
+    ));
     if let Some(s) = &analysis.statistics {
         let (words, sentences) = (count(u64::from(s.words), "word"), count(u64::from(s.sentences), "sentence"));
         page.line(&format!("{words}, {sentences}, {} s to read", s.reading_time_seconds));
