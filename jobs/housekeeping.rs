@@ -60,7 +60,8 @@ impl Job for Settings {
 async fn purge_all(settings: &Settings, run: &mut Run) -> Result<(), JobError> {
     let resume = Cursor::read(run.resume.as_ref());
     for (stage, (rows, action, body)) in STAGES.iter().enumerate().skip(resume.stage) {
-        let keep = if rows.collection == JOB_RUNS.collection { settings.job_runs_after } else { settings.dead_letters_after };
+        let keep =
+            if rows.collection == JOB_RUNS.collection { settings.job_runs_after } else { settings.dead_letters_after };
         let cutoff = before(run.now, keep);
         let after = if stage == resume.stage { resume.after.clone() } else { None };
         let size = PageSize::new(settings.page, settings.page_time);
@@ -75,7 +76,7 @@ fn before(now: DateTime<Utc>, keep: Duration) -> DateTime<Utc> {
     chrono::TimeDelta::from_std(keep)
         .ok()
         .and_then(|keep| now.checked_sub_signed(keep))
-        .unwrap_or(DateTime::<Utc>::UNIX_EPOCH)
+        .unwrap_or(DateTime::<Utc>::MIN_UTC)
 }
 
 /// One stage: rows of one collection older than one cutoff.
@@ -159,7 +160,9 @@ impl Purge {
 async fn delete_body(bucket: &GridFsBucket, file: &Bson) -> Result<(), JobError> {
     match in_time(async { bucket.delete(file.clone()).await }).await {
         // Gone already, by a run that was cut off before it deleted the row. Its chunks are deleted all the same.
-        Err(JobError::Mongo(e)) if matches!(&*e.kind, ErrorKind::GridFs(GridFsErrorKind::FileNotFound { .. })) => Ok(()),
+        Err(JobError::Mongo(e)) if matches!(&*e.kind, ErrorKind::GridFs(GridFsErrorKind::FileNotFound { .. })) => {
+            Ok(())
+        }
         other => other,
     }
 }
@@ -222,7 +225,7 @@ mod tests {
     #[test]
     fn a_term_longer_than_time_keeps_everything() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).expect("in range");
-        assert_eq!(before(now, Duration::MAX), DateTime::<Utc>::UNIX_EPOCH);
+        assert_eq!(before(now, Duration::MAX), DateTime::<Utc>::MIN_UTC);
         assert_eq!(before(now, Duration::from_secs(60)).timestamp(), 1_799_999_940);
     }
 }

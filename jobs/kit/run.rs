@@ -140,7 +140,7 @@ pub enum JobError {
     Stopped,
     #[error("another worker has taken the run over")]
     LeaseLost,
-    #[error(transparent)]
+    #[error("MongoDB: {}", .0.kind)]
     Mongo(#[from] mongodb::error::Error),
     /// It may have been done or not.
     #[error("MongoDB did not confirm: {0}")]
@@ -168,5 +168,4 @@ impl JobError {
 }
 
 /// Server errors that pass: a member steps down, shuts down or recovers, or an operation ran out of time.
-const TRANSIENT_CODES: [i32; 16] =
-    [6, 7, 50, 64, 89, 91, 112, 133, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
+const TRANSIENT_CODES: [i32; 16] = [6, 7, 50, 64, 89, 91, 112, 133, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];

@@ -117,11 +117,23 @@ const IRREGULAR: &[(&str, u32)] = &[
 /// The syllables of an English word, by the groups of vowels in its spelling. At least 1.
 pub(super) fn syllables(word: &str) -> u32 {
     let lower = word.to_lowercase();
-    let word = lower.strip_suffix("'s").or_else(|| lower.strip_suffix("’s")).unwrap_or(&lower);
+    let word = ["'s", "’s"].iter().find_map(|ending| lower.strip_suffix(ending)).unwrap_or(&lower);
+    if let Some(stem) = word.strip_suffix("n't").or_else(|| word.strip_suffix("n’t")).filter(|stem| !stem.is_empty())
+    {
+        // A syllable of its own in "isn't" and "haven't", none in "can't" and "weren't".
+        let spoken = stem.ends_with("ve") || !stem.ends_with(['a', 'e', 'i', 'o', 'u']);
+        return syllables(stem) + u32::from(spoken);
+    }
     if let Some((_, syllables)) = IRREGULAR.iter().find(|(irregular, _)| *irregular == word) {
         return *syllables;
     }
-    let letters: Vec<char> = word.chars().filter(|c| c.is_alphabetic()).collect();
+    // The "e" of "immediate" is silent in "immediately" as well.
+    let stem = ["ly", "ment", "ments", "ness", "ful", "less"].iter().find_map(|ending| word.strip_suffix(ending));
+    if let Some(stem) = stem.filter(|stem| stem.ends_with('e') && stem.chars().count() > 3) {
+        return syllables(stem) + 1;
+    }
+    // What is longer is no word, and not worth reading.
+    let letters: Vec<char> = word.chars().filter(|c| c.is_alphabetic()).take(40).collect();
     let vowel = |at: usize| letters.get(at).is_some_and(|c| "aeiouyáàâäæãåéèêëíìîïóòôöøõúùûü".contains(*c));
     let mut count = 0;
     for at in 0..letters.len() {
@@ -133,11 +145,6 @@ pub(super) fn syllables(word: &str) -> u32 {
     if silent_ending(&letters) {
         count -= 1;
     }
-    // "n't" is a syllable of its own after a consonant, except in "can't", "don't", "won't" and the like.
-    if word.ends_with("n't") || word.ends_with("n’t") {
-        let stem = letters.len().saturating_sub(3);
-        count += i32::from(stem > 0 && letters.len() > 4 && !vowel(stem) && !matches!(letters[stem], 'r'));
-    }
     count.max(1) as u32
 }
 
@@ -145,11 +152,11 @@ pub(super) fn syllables(word: &str) -> u32 {
 fn hiatus(letters: &[char], at: usize) -> bool {
     let before = letters[at - 1];
     let earlier = at.checked_sub(2).map(|earlier| letters[earlier]);
-    let rest: String = letters[at..].iter().collect();
+    let rest: String = letters[at..].iter().take(3).collect();
     match (before, letters[at]) {
         // "-tion", "-cious", "-tial" are one syllable; "various", "media", "radio", "period" are not.
         ('i', 'o' | 'a') => {
-            !matches!(earlier, Some('t' | 'c' | 's' | 'g' | 'x')) && !(rest.starts_with("on") && earlier == Some('n'))
+            !(matches!(earlier, Some('t' | 'c' | 's' | 'g' | 'x')) || rest.starts_with("on") && earlier == Some('n'))
         }
         ('i', 'u') => earlier != Some('q'),
         ('i', 'e') => rest.starts_with("et") || (rest.starts_with("en") && matches!(earlier, Some('l' | 'd' | 'r'))),
@@ -197,7 +204,7 @@ mod tests {
             (1, "a the was like through walked asked rules whole can't don't weren't I'm breathe scenes eye see hour"),
             (
                 2,
-                "table under people little created' wanted churches isn't doesn't couldn't being boxes quiet lion about nation special science question purple",
+                "table under people little wanted churches isn't haven't doesn't couldn't being boxes quiet lion about nation special science question purple",
             ),
             (
                 3,
@@ -207,9 +214,6 @@ mod tests {
             (5, "university communication immediately"),
         ] {
             for word in words.split(' ') {
-                if word == "created'" {
-                    continue;
-                }
                 assert_eq!(syllables(word), expected, "{word}");
             }
         }

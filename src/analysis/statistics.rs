@@ -86,16 +86,16 @@ mod tests {
         assert_eq!(
             counts,
             Statistics {
-                words: 15,
-                unique_words: 15,
+                words: 14,
+                unique_words: 14,
                 sentences: 3,
                 paragraphs: 2,
-                characters: 69,
-                characters_no_spaces: 56,
-                average_word_length: Some(3.27),
-                average_sentence_length: Some(5.0),
+                characters: 66,
+                characters_no_spaces: 53,
+                average_word_length: Some(3.21),
+                average_sentence_length: Some(4.67),
                 average_paragraph_length: Some(1.5),
-                longest_sentence_words: 8,
+                longest_sentence_words: 7,
                 reading_time_seconds: 4,
             }
         );

@@ -29,7 +29,9 @@ pub async fn check(config: &Config) -> Result<Printed, Failure> {
     text.push_str(&format!("MongoDB database {}: reachable, a replica set\n", config.mongodb.database));
     let missing = store.migration_status().await?.iter().filter(|m| m.applied_at.is_none()).count();
     if missing > 0 {
-        text.push_str(&format!("schema: {missing} steps are missing; `contextd migrate` or the next `contextd run` takes them\n"));
+        text.push_str(&format!(
+            "schema: {missing} steps are missing; `contextd migrate` or the next `contextd run` takes them\n"
+        ));
     } else {
         text.push_str("schema: up to date\n");
     }

@@ -6,6 +6,7 @@ mod dead;
 pub mod demo;
 mod enqueue;
 pub mod failure;
+pub mod jobs;
 mod migrate;
 mod pause;
 mod queues;
@@ -56,6 +57,21 @@ enum Command {
     Dead(Dead),
     /// Does the main job on the sample input and tells what landed where.
     Demo(demo::DemoArgs),
+    /// The scheduled jobs.
+    #[command(subcommand)]
+    Jobs(Jobs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Jobs {
+    /// Lists them: schedule, time zone, last and next run.
+    List {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs one now.
+    Run(jobs::RunArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,6 +152,12 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
         Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,
+        Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
+        Command::Jobs(Jobs::Run(args)) => {
+            let signals = crate::pipeline::Signals::default();
+            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+        }
         Command::Dead(dead) => {
             let store = store(&config).await?;
             match dead {

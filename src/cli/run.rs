@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::{Failure, Printed};
 use crate::{
     config::Config,
-    metrics::Metrics,
+    metrics::{Metrics, register_redis_commands},
     pipeline::{self, RunOptions, Signals},
     telemetry,
 };
@@ -31,6 +31,7 @@ pub struct RunArgs {
 pub async fn run(args: RunArgs, config: Config) -> Result<Printed, Failure> {
     let telemetry = telemetry::init(&config.log, &config.otlp).map_err(|e| Failure::Configuration(e.to_string()))?;
     let metrics = Metrics::install().map_err(|e| Failure::Internal(e.to_string()))?;
+    register_redis_commands(crate::intake::COMMANDS);
     let signals = Signals::default();
     watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
     let options = RunOptions {

@@ -8,7 +8,9 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
-use mongodb::bson::{DateTime as BsonDate, Document, RawDocumentBuf, deserialize_from_document, serialize_to_raw_document_buf};
+use mongodb::bson::{
+    DateTime as BsonDate, Document, RawDocumentBuf, deserialize_from_document, serialize_to_raw_document_buf,
+};
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -253,8 +255,7 @@ impl Analysis {
         }
         for (i, text) in group.iter().enumerate() {
             // The first of a group has had the work done; the others are answered by it.
-            let (analysis, cached) =
-                if i == 0 { (analysis.clone(), cached) } else { (answered(&analysis, 0.0), true) };
+            let (analysis, cached) = if i == 0 { (analysis.clone(), cached) } else { (answered(&analysis, 0.0), true) };
             let plan = match document(text, &analysis, cached, now) {
                 Ok((id, document)) => Planned::Write(Write {
                     collection: ANALYSES,

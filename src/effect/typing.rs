@@ -91,7 +91,8 @@ pub struct Latest {
 /// The Redis form of a written context.
 pub fn latest(task: &Task, now: DateTime<Utc>) -> Option<Latest> {
     let (document, session, sequence) = key(task)?;
-    let rest: Map<String, Value> = task.data.iter().filter(|(k, _)| *k != ORDER).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let rest: Map<String, Value> =
+        task.data.iter().filter(|(k, _)| *k != ORDER).map(|(k, v)| (k.clone(), v.clone())).collect();
     let rest = serde_json::to_string(&rest).ok()?;
     let updated = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     let json = format!("{{\"{ORDER}\":{sequence},\"updatedAt\":\"{updated}\",{}", &rest[1..]);

@@ -103,7 +103,6 @@ impl LeaseSource {
         Ok(Claim::Batch(Batch { deliveries, ack }))
     }
 
-    #[expect(clippy::type_complexity, reason = "the reply's parts, named where they are taken apart")]
     async fn take(
         &self,
         rid: &str,
@@ -127,7 +126,9 @@ impl LeaseSource {
         let (answer, bodies): (Value, Vec<Vec<u8>>) = match self.link.pipe("take", &pipe).await {
             Ok(reply) => reply,
             Err(fault) if fault.message.contains("NOSCRIPT") || fault.message.contains("NoScript") => {
-                self.link.run::<String>("script_load", redis::cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/take.lua"))).await?;
+                self.link
+                    .run::<String>("script_load", redis::cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/take.lua")))
+                    .await?;
                 self.link.pipe("take", &pipe).await?
             }
             Err(fault) => return Err(fault),
@@ -146,10 +147,16 @@ impl LeaseSource {
     ///
     /// # Errors
     /// After a transient error the end is unknown: call again with the same arguments and `again`.
-    pub async fn settle(&self, batch: &Batch, leftovers: &Leftovers, now_ms: i64, again: bool) -> Result<SettleAnswer, Fault> {
+    pub async fn settle(
+        &self,
+        batch: &Batch,
+        leftovers: &Leftovers,
+        now_ms: i64,
+        again: bool,
+    ) -> Result<SettleAnswer, Fault> {
         let Hold::Lease { rid, token } = &batch.ack.hold else { return Err(Fault::shape("settle: not a lease")) };
         if leftovers.0.len() == batch.deliveries.len() && leftovers.0.iter().all(|l| l.1 == Return::Release) {
-            return self.hand_back(&batch.ack, "released").await;
+            return self.hand_back(&batch.ack, false).await;
         }
         let mut call = SETTLE.prepare_invoke();
         call.key(&self.keys.base).arg(rid).arg(token);
@@ -168,11 +175,11 @@ impl LeaseSource {
         })
     }
 
-    /// Gives the whole batch back at once: "released" without fault, "crashed" with a crash counted.
-    pub async fn hand_back(&self, ack: &Ack, how: &'static str) -> Result<SettleAnswer, Fault> {
+    /// Gives the whole batch back at once; `crashed` counts it against the batch.
+    pub async fn hand_back(&self, ack: &Ack, crashed: bool) -> Result<SettleAnswer, Fault> {
         let Hold::Lease { rid, token } = &ack.hold else { return Err(Fault::shape("hand back: not a lease")) };
         let mut call = HAND_BACK.prepare_invoke();
-        call.key(&self.keys.base).arg(rid).arg(token).arg(how);
+        call.key(&self.keys.base).arg(rid).arg(token).arg(if crashed { "crashed" } else { "released" });
         let answer: i64 = self.link.script("hand_back", &call).await?;
         lock(&self.held).remove(rid);
         Ok(if answer == 1 { SettleAnswer::Settled } else { SettleAnswer::Lost })

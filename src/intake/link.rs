@@ -13,9 +13,9 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
     RedisFuture, ScriptInvocation, ServerErrorKind, TlsCertificates, Value,
     aio::{ConnectionLike, MultiplexedConnection},
-    io::tcp::TcpSettings,
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use tokio::sync::Mutex;
@@ -213,9 +213,8 @@ impl Link {
                         .set_client_to_sentinel_tls_mode(redis::TlsMode::Secure);
                 }
                 if let Some(c) = certificates {
-                    builder = builder
-                        .set_client_to_redis_certificates(c.clone())
-                        .set_client_to_sentinel_certificates(c);
+                    builder =
+                        builder.set_client_to_redis_certificates(c.clone()).set_client_to_sentinel_certificates(c);
                 }
                 Factory::Sentinel(Box::new(Mutex::new(builder.build().map_err(bad)?)))
             }
@@ -246,9 +245,7 @@ impl Link {
             Ok::<_, RedisError>(match &self.inner.factory {
                 Factory::Single(c) => Kind::Single(c.get_multiplexed_async_connection_with_config(&config).await?),
                 Factory::Cluster(c) => Kind::Cluster(c.get_async_connection().await?),
-                Factory::Sentinel(c) => {
-                    Kind::Single(c.lock().await.get_async_connection_with_config(&config).await?)
-                }
+                Factory::Sentinel(c) => Kind::Single(c.lock().await.get_async_connection_with_config(&config).await?),
             })
         };
         let kind = match tokio::time::timeout(self.inner.timeout * 2, connect).await {
@@ -300,11 +297,7 @@ impl Link {
     }
 
     /// Runs a script, loading it when Redis does not know it.
-    pub async fn script<T: FromRedisValue>(
-        &self,
-        name: &'static str,
-        call: &ScriptInvocation<'_>,
-    ) -> Result<T, Fault> {
+    pub async fn script<T: FromRedisValue>(&self, name: &'static str, call: &ScriptInvocation<'_>) -> Result<T, Fault> {
         self.guarded(name, async |c| call.invoke_async(c).await).await
     }
 
@@ -347,7 +340,9 @@ impl Server {
             out.push(format!("Redis {} is too old: contextd needs 7.0 or newer", self.version));
         }
         if self.policy.as_deref().is_some_and(|p| p != "noeviction") {
-            out.push("Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into());
+            out.push(
+                "Redis evicts keys when it is full, waiting tasks among them: set `maxmemory-policy noeviction`".into(),
+            );
         }
         if self.appendonly.as_deref() == Some("no") {
             out.push("Redis has no append-only file: a restart loses waiting tasks; set `appendonly yes`".into());

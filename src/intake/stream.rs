@@ -27,12 +27,17 @@ use crate::task::Priority;
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_settle.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_renew.lua")));
 
+static TIDY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_tidy.lua")));
+
 /// The consumer group of every stream queue.
 pub const GROUP: &str = "contextd";
 /// Entries read per call. With the expected size it bounds how far a claim can exceed its bytes.
 const CHUNK: usize = 250;
 /// How often a claim looks for entries of dead consumers, and for delayed tasks.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// A consumer without pending entries and without life for this long is removed.
+const CONSUMER_GONE: Duration = Duration::from_secs(3600);
 const DELAYED_EVERY: Duration = Duration::from_millis(20);
 
 /// Reads and settles the entries of one stream.
@@ -48,6 +53,7 @@ pub struct StreamSource {
     expected_bytes: AtomicUsize,
     reclaimed: Mutex<Option<Instant>>,
     looked_at_delayed: Mutex<Option<Instant>>,
+    tidied: Mutex<Option<Instant>>,
     broken: AtomicBool,
 }
 
@@ -75,6 +81,7 @@ impl StreamSource {
             expected_bytes: AtomicUsize::new(4096),
             reclaimed: Mutex::default(),
             looked_at_delayed: Mutex::default(),
+            tidied: Mutex::default(),
             broken: AtomicBool::new(false),
         }
     }
@@ -89,7 +96,10 @@ impl StreamSource {
             }
             Err(f) if f.kind == FaultKind::WrongType => {
                 if !self.broken.swap(true, Ordering::Relaxed) {
-                    tracing::error!(key = self.stream, "this key holds another Redis type than a stream: its tasks cannot be taken; rename it away, then push them again");
+                    tracing::error!(
+                        key = self.stream,
+                        "this key holds another Redis type than a stream: its tasks cannot be taken; rename it away, then push them again"
+                    );
                 }
                 return Ok(Claim::Empty);
             }
@@ -121,6 +131,11 @@ impl StreamSource {
         {
             *lock(&self.reclaimed) = None; // there may be more
             return Ok(self.batch(entries, crashes));
+        }
+        if due(&self.tidied, TIDY_EVERY) {
+            let mut call = TIDY.prepare_invoke();
+            call.key(&self.stream).arg(GROUP).arg(CONSUMER_GONE.as_millis() as u64);
+            self.link.script::<i64>("stream_tidy", &call).await?;
         }
         let entries = self.read_new(ask).await?;
         Ok(if entries.is_empty() { Claim::Empty } else { self.batch(entries, 0) })
@@ -290,14 +305,14 @@ impl StreamSource {
         ack.is_lost() || sure.is_none_or(|s| s.elapsed() > self.settings.lease * 2 / 3)
     }
 
-    /// Gives the batch back at once: "released" without fault, "crashed" with a crash counted.
-    pub async fn hand_back(&self, ack: &Ack, how: &'static str) -> Result<SettleAnswer, Fault> {
-        let Hold::Entries { ids, crashes } = &ack.hold else { return self.delayed.hand_back(ack, how).await };
+    /// Gives the batch back at once; `crashed` counts it against the entries.
+    pub async fn hand_back(&self, ack: &Ack, crashed: bool) -> Result<SettleAnswer, Fault> {
+        let Hold::Entries { ids, crashes } = &ack.hold else { return self.delayed.hand_back(ack, crashed).await };
         if self.is_doubtful(ack, ids) {
             self.renew().await?;
         }
         let ours: Vec<&String> = ids.iter().filter(|id| lock(&self.held).contains_key(*id)).collect();
-        let count = crashes + u32::from(how == "crashed");
+        let count = crashes + u32::from(crashed);
         self.claim_just_id(&ours, self.settings.lease.as_millis() as u64, count).await?;
         let all = ours.len() == ids.len();
         self.forget(ids);

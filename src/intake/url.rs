@@ -61,7 +61,11 @@ impl RedisUrl {
         };
         let path = path.split_once('?').map_or(path, |(p, _)| p);
         let number = |text: &str| -> Result<i64, String> {
-            if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| format!("`redis.url`: {text:?} is not a database number")) }
+            if text.is_empty() {
+                Ok(0)
+            } else {
+                text.parse().map_err(|_| format!("`redis.url`: {text:?} is not a database number"))
+            }
         };
         let (topology, db) = match kind {
             None => (Topology::Single, if scheme.ends_with("unix") { 0 } else { number(path)? }),
@@ -69,7 +73,9 @@ impl RedisUrl {
             Some(false) => {
                 let (service, db) = path.split_once('/').unwrap_or((path, ""));
                 if service.is_empty() {
-                    return Err("`redis.url`: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE needs the service name".into());
+                    return Err(
+                        "`redis.url`: redis+sentinel://HOST:PORT,HOST:PORT/SERVICE needs the service name".into()
+                    );
                 }
                 (Topology::Sentinel { service: service.into() }, number(db)?)
             }

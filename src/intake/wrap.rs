@@ -50,7 +50,13 @@ mod tests {
     #[test]
     fn a_member_reads_back_as_it_was() {
         let body = Bytes::from_static(b"a|b\n\xff|normal|1|2\n");
-        let d = Delivery { body: Some(body.clone()), priority: Priority::Low, attempts: 1, crashes: 2, identity: "r:5:7".into() };
+        let d = Delivery {
+            body: Some(body.clone()),
+            priority: Priority::Low,
+            attempts: 1,
+            crashes: 2,
+            identity: "r:5:7".into(),
+        };
         let back = unwrap(wrap(&d, 3), || unreachable!());
         assert_eq!((back.body, back.priority, back.attempts, back.crashes), (Some(body), Priority::Low, 3, 2));
         assert_eq!(back.identity, "r:5:7");

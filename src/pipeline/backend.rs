@@ -41,11 +41,7 @@ impl<S: BatchSource> Backend for SourceBackend<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-        _: &WorkerContext,
-    ) -> Poll<Option<Result<Self::Task, Infallible>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Option<Result<Self::Task, Infallible>>> {
         loop {
             let claiming = self.claiming.get_or_insert_with(|| {
                 let queue = self.queue.clone();

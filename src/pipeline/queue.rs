@@ -61,7 +61,8 @@ impl<S: BatchSource> QueueRuntime<S> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn component(&self) -> String {
+    /// Its name among the components of the process's health.
+    pub fn component(&self) -> String {
         format!("queue:{}", self.name)
     }
 
@@ -198,7 +199,11 @@ impl<S: BatchSource> QueueRuntime<S> {
             }
             SettleAnswer::Lost => {
                 self.metrics.failures(ErrorClass::LeaseLost).increment(1);
-                tracing::warn!(queue = self.name, tasks = held.tasks(), "the batch is another worker's by now; its effects are had only once all the same");
+                tracing::warn!(
+                    queue = self.name,
+                    tasks = held.tasks(),
+                    "the batch is another worker's by now; its effects are had only once all the same"
+                );
                 let tasks = held.tasks();
                 held.returned(ReturnReason::Release, tasks);
             }

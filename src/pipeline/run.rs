@@ -33,7 +33,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     effect::Analysis,
-    intake::{BatchSource, FaultKind, LeaseSource, Link, QueueAdmin, SourceSettings, StreamSource},
+    intake::{FaultKind, LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
     schedule,
     status::{self, Health, Need, StatusState},
@@ -97,12 +97,7 @@ struct Shared {
 ///
 /// # Errors
 /// Whatever keeps it from starting, and the unexpected end of any part.
-pub async fn run(
-    config: Config,
-    options: RunOptions,
-    metrics: Arc<Metrics>,
-    signals: Signals,
-) -> Result<(), RunError> {
+pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
     let started = Instant::now();
     let queues = selected(&config, &options)?;
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
@@ -224,16 +219,11 @@ impl Shared {
                 crash_limit: self.config.retry.crashes,
                 low_share: queue.low_share,
             };
-            monitor = match queue.kind {
-                QueueKind::List => {
-                    let source = LeaseSource::new(self.link.clone(), settings, true);
-                    self.register(monitor, source, queue, admin, metrics, processor)
-                }
-                QueueKind::Stream => {
-                    let source = StreamSource::new(self.link.clone(), settings);
-                    self.register(monitor, source, queue, admin, metrics, processor)
-                }
+            let source = match queue.kind {
+                QueueKind::List => QueueSource::List(LeaseSource::new(self.link.clone(), settings, true)),
+                QueueKind::Stream => QueueSource::Stream(StreamSource::new(self.link.clone(), settings)),
             };
+            monitor = self.register(monitor, source, queue, admin, metrics, processor);
         }
         if queues.contains_key(crate::effect::analyze::QUEUE) {
             self.analysis.warm();
@@ -256,6 +246,8 @@ impl Shared {
             .boxed(),
         );
         tokio::select! {
+            // An idle worker ends as soon as it is told to: then both are ready, and the order matters.
+            biased;
             () = self.signals.stop.cancelled() => {}
             () = upkeep::drained(&measured), if self.options.until_drained => {
                 tracing::info!("all queues are drained");
@@ -271,10 +263,12 @@ impl Shared {
     async fn connect(&self) -> Result<(), RunError> {
         let limit = tokio::time::sleep(self.config.worker.start_wait);
         tokio::pin!(limit);
-        let mut told = false;
+        let mut missing = String::new();
         loop {
-            let redis = self.link.ping().await;
-            let mongo = self.store.ping().await;
+            let (redis, mongo) = tokio::select! {
+                both = async { tokio::join!(self.link.ping(), self.store.ping()) } => both,
+                () = &mut limit => return Err(self.unreachable(&missing)),
+            };
             if let Err(fault) = &redis
                 && fault.kind == FaultKind::Denied
             {
@@ -288,28 +282,20 @@ impl Shared {
             {
                 return Err(RunError::Configuration(format!("{fault}; check `mongodb.uri`")));
             }
-            let now = clock::now();
-            match (&redis, &mongo) {
-                (Ok(()), Ok(())) => {
-                    self.health.ready("redis", now);
-                    self.health.ready("mongodb", now);
-                    break;
-                }
-                _ => {
-                    let text = [redis.err().map(|e| e.to_string()), mongo.err().map(|e| e.to_string())];
-                    let text = text.into_iter().flatten().collect::<Vec<_>>().join("; ");
-                    if !told {
-                        tracing::warn!("waiting up to {:?} for the services: {text}", self.config.worker.start_wait);
-                        told = true;
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(Duration::from_millis(250)) => {}
-                        () = &mut limit => return Err(RunError::Unreachable(format!(
-                            "gave up after {:?}: {text}. Start the services, or set `redis.url` and `mongodb.uri`",
-                            self.config.worker.start_wait
-                        ))),
-                    }
-                }
+            if redis.is_ok() && mongo.is_ok() {
+                self.health.ready("redis", clock::now());
+                self.health.ready("mongodb", clock::now());
+                break;
+            }
+            let faults = [redis.err().map(|e| e.to_string()), mongo.err().map(|e| e.to_string())];
+            let text = faults.into_iter().flatten().collect::<Vec<_>>().join("; ");
+            if missing.is_empty() {
+                tracing::warn!("waiting up to {:?} for the services: {text}", self.config.worker.start_wait);
+            }
+            missing = text;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+                () = &mut limit => return Err(self.unreachable(&missing)),
             }
         }
         if !self.options.no_migrate {
@@ -320,6 +306,14 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    fn unreachable(&self, missing: &str) -> RunError {
+        let missing = if missing.is_empty() { "no answer from Redis or MongoDB" } else { missing };
+        RunError::Unreachable(format!(
+            "gave up after {:?}: {missing}. Start the services, or set `redis.url` and `mongodb.uri`",
+            self.config.worker.start_wait
+        ))
     }
 
     fn processor(
@@ -345,10 +339,10 @@ impl Shared {
         })
     }
 
-    fn register<S: BatchSource>(
+    fn register(
         &self,
         monitor: Monitor,
-        source: S,
+        source: QueueSource,
         queue: &Queue,
         admin: QueueAdmin,
         metrics: Arc<QueueMetrics>,
@@ -389,7 +383,8 @@ impl Shared {
         let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
         let events = snapshot::JobEvents::new(&jobs);
         let db = self.store.database();
-        let list = schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
+        let list =
+            schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
         events.seed(&list);
         let handle = schedule::Scheduler::start(db, self.identity(), jobs, Arc::new(events))
             .await

@@ -46,8 +46,13 @@ fn missed_slots_follow_the_policy_within_the_window() {
 
 #[test]
 fn a_skipped_misfire_still_runs_the_slot_that_is_on_time() {
-    let planned =
-        plan(&hourly(), policy(Misfire::Skip, Overlap::Skip), at("2026-05-01T08:00:00Z"), None, at("2026-05-01T10:00:20Z"));
+    let planned = plan(
+        &hourly(),
+        policy(Misfire::Skip, Overlap::Skip),
+        at("2026-05-01T08:00:00Z"),
+        None,
+        at("2026-05-01T10:00:20Z"),
+    );
     assert_eq!(planned, run(Some("2026-05-01T10:00:00Z"), 2, "2026-05-01T11:00:00Z"));
 }
 

@@ -5,17 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contextd_jobs::{
-    Guard, JobError, Outcome, Run,
-    kit::from_bson,
-};
+use contextd_jobs::{Guard, JobError, Outcome, Run, kit::from_bson};
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     job::ScheduledJob,
-    lease::{Lease, Schedules},
+    lease::Lease,
     record::{RunOutcome, RunReport, Trigger},
+    schedules::Schedules,
 };
 
 /// How often a run goes on from its cursor after a transient error before it counts as failed.

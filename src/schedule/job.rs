@@ -39,6 +39,10 @@ impl ScheduledJob {
         self.job.actions()
     }
 
+    pub fn cron(&self) -> &str {
+        self.table.cron()
+    }
+
     pub fn enabled(&self) -> bool {
         self.timing.enabled
     }

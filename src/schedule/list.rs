@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::{
     Identity, ScheduleError,
     job::ScheduledJob,
-    lease::{Schedules, State},
     record::LastRun,
+    schedules::{Schedules, State},
 };
 use crate::config::{Misfire, Overlap};
 

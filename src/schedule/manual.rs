@@ -10,8 +10,9 @@ use super::{
     Identity, ScheduleError,
     execute::{execute, verdict, work},
     job::ScheduledJob,
-    lease::{Claim, Schedules},
+    lease::Claim,
     record::{RunReport, Trigger, run_id},
+    schedules::Schedules,
 };
 
 /// Runs `job` now, outside of its schedule and whether or not that is enabled, under the same lease as its scheduled
@@ -44,7 +45,7 @@ pub async fn run_now(
         }
         // Not mine: another worker was quicker, which the next look shows.
         if let Claim::Mine(lease) = schedules.claim_by_hand(job, &state).await? {
-            return Ok(execute(&schedules, job, lease, &stop, Box::new(progress)).await);
+            return Ok(execute(&schedules, job, *lease, &stop, Box::new(progress)).await);
         }
     }
 }

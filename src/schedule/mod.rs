@@ -2,10 +2,11 @@
 //!
 //! Who, when, what:
 //! - [`slot`] and [`due`] (pure) say which slots of a job have come and which of them are run.
-//! - [`lease`] is the job's document in `job_schedules`. MongoDB's clock alone decides whether a slot has come and
-//!   whether a lease has ended; a slot is claimed, and its record `job:slot` made in `job_runs`, in one transaction.
+//! - [`schedules`] are the jobs' documents in `job_schedules`, and [`lease`] how a run gets and loses its owner. MongoDB's
+//!   clock alone decides whether a slot has come and whether a lease has ended; a slot is claimed, and its record
+//!   `job:slot` made in `job_runs`, in one transaction.
 //! - [`execute`] runs one claimed slot: renews the lease, stops when it is lost, records what came of it.
-//! - [`scheduler`] looks once a second. A worker's own clock is used for nothing but a run's cutoff, which is the earlier
+//! - [`scheduler`] looks once a second, and leaves slots to the [`leader`] at first. A worker's own clock is used for nothing but a run's cutoff, which is the earlier
 //!   of the two clocks.
 //!
 //! What is not promised: a slot is not due *within* a second; MongoDB's clock jumping ahead by a failover makes slots
@@ -15,11 +16,13 @@ mod due;
 mod events;
 mod execute;
 mod job;
+mod leader;
 mod lease;
 mod list;
 mod manual;
 mod record;
 mod scheduler;
+mod schedules;
 mod slot;
 
 use std::{sync::Arc, time::Duration};
@@ -55,7 +58,7 @@ pub struct Identity {
 pub enum ScheduleError {
     #[error("job `{job}`: {error}")]
     Timetable { job: &'static str, error: TimetableError },
-    #[error("MongoDB: {0}")]
+    #[error("MongoDB: {}", .0.kind)]
     Mongo(#[from] mongodb::error::Error),
     #[error("MongoDB did not answer within {0:?}")]
     TimedOut(Duration),

@@ -19,8 +19,9 @@ use super::{
     events::ScheduleEvents,
     execute::execute,
     job::ScheduledJob,
-    lease::{Claim, Lease, Schedules, State},
+    lease::{Claim, Lease},
     record::Trigger,
+    schedules::{Schedules, State},
 };
 use crate::config::Overlap;
 
@@ -132,7 +133,7 @@ impl Scheduler {
             Step::TakeOver => {
                 if let Claim::Mine(lease) = self.schedules.take_over(job, state).await? {
                     tracing::info!(job = job.name(), run = lease.running.run_id, epoch = lease.epoch, "run taken over");
-                    self.spawn(job, lease);
+                    self.spawn(job, *lease);
                 }
             }
             Step::Close => {
@@ -150,7 +151,7 @@ impl Scheduler {
         };
         let mine = match claim {
             Claim::Mine(lease) => {
-                self.spawn(job, lease);
+                self.spawn(job, *lease);
                 true
             }
             Claim::Not => false,
@@ -178,8 +179,12 @@ impl Scheduler {
             let Some(report) = report else { return };
             match &report.error {
                 None => tracing::info!(
-                    job = name, run = report.run_id, outcome = report.outcome.as_str(), ms = report.duration_ms,
-                    changed = report.counts.changed, "run ended"
+                    job = name,
+                    run = report.run_id,
+                    outcome = report.outcome.as_str(),
+                    ms = report.duration_ms,
+                    changed = report.counts.changed,
+                    "run ended"
                 ),
                 Some(error) => tracing::error!(job = name, run = report.run_id, error, "run failed"),
             }
@@ -272,3 +277,7 @@ fn step(job: &ScheduledJob, state: &State, here: bool, leader: bool, me: &Identi
     let busy_until = state.busy_until.map(from_bson);
     plan(&job.table, policy, next, busy_until, now).map_or(Step::Nothing, Step::Settle)
 }
+
+#[cfg(test)]
+#[path = "scheduler_tests.rs"]
+mod tests;

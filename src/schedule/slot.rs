@@ -73,7 +73,10 @@ impl Timetable {
         let mut from = after.checked_add_signed(TimeDelta::seconds(1))?;
         loop {
             let offset = self.offset(from);
-            let slot = self.matching(from.naive_utc().checked_add_signed(offset)?, true)?.checked_sub_signed(offset)?.and_utc();
+            let slot = self
+                .matching(from.naive_utc().checked_add_signed(offset)?, true)?
+                .checked_sub_signed(offset)?
+                .and_utc();
             if self.offset(slot) == offset {
                 return Some(slot);
             }

@@ -175,12 +175,7 @@ impl Store {
     }
 
     /// Replaces documents that are older, and finds out about those that are not.
-    async fn replace_older(
-        &self,
-        collection: &str,
-        set: &mut WriteSet,
-        positions: &[usize],
-    ) -> Result<(), StoreFault> {
+    async fn replace_older(&self, collection: &str, set: &mut WriteSet, positions: &[usize]) -> Result<(), StoreFault> {
         let mut updates = RawArrayBuf::new();
         for p in positions {
             let write = &set.writes[*p];
@@ -266,10 +261,7 @@ impl Store {
 
     async fn send(&self, what: &str, collection: &str, mut command: RawDocumentBuf) -> Result<Reply, StoreFault> {
         let wait = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
-        command.append(
-            mongodb::bson::cstr!("writeConcern"),
-            rawdoc! { "w": "majority", "j": true, "wtimeout": wait },
-        );
+        command.append(mongodb::bson::cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true, "wtimeout": wait });
         let started = Instant::now();
         let result = self.bounded(what, self.db.run_raw_command(command).into_future()).await;
         let reply = result.and_then(|reply| {
@@ -303,7 +295,10 @@ fn against(set: &WriteSet, position: usize, there: Option<i64>) -> Option<Resolu
 /// A write concern that was not met leaves the end of the whole command unknown.
 fn settle_concern(reply: &Reply) -> Result<(), StoreFault> {
     reply.write_concern_error.as_ref().map_or(Ok(()), |e| {
-        Err(StoreFault::answer(ErrorClass::Timeout, format!("not acknowledged by a majority: {}: {}", e.code, e.errmsg)))
+        Err(StoreFault::answer(
+            ErrorClass::Timeout,
+            format!("not acknowledged by a majority: {}: {}", e.code, e.errmsg),
+        ))
     })
 }
 

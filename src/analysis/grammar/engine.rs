@@ -8,7 +8,8 @@ use std::{
 use harper_core::{Dialect, Document, TokenKind, linting::LintGroup, spell::Dictionary};
 
 use super::{
-    Checked, findings,
+    Checked,
+    findings::{self, Reading},
     guard::{BlockParser, GuardedDictionary},
     rules,
 };
@@ -111,12 +112,15 @@ impl Engine {
             return Checked { other_language: true, ..Checked::default() };
         }
         let limit = self.settings.matches_per_block;
+        let dictionary = self.dictionary.clone();
         let group = self.group(dialect);
         group.config.set_rule_enabled(rules::FRAGILE, !without_fragile);
         // The group remembers findings by characters and configuration, and what those say depends on the format.
         group.config.set_rule_enabled("contextd: Markdown", format == Format::Markdown);
         let lints = group.organized_lints(&document);
-        findings::checked(text, block, &parser, document.get_source(), lints, limit)
+        let reading =
+            Reading { text, block, parser: &parser, source: document.get_source(), dictionary: &dictionary, dialect };
+        findings::checked(&reading, lints, limit)
     }
 
     fn group(&mut self, dialect: Dialect) -> &mut LintGroup {

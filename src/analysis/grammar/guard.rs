@@ -137,11 +137,15 @@ impl BlockParser {
         Self { pieces: pieces.collect() }
     }
 
-    /// Whether `span` lies in one piece of prose, so that replacing it leaves the markup whole.
+    /// Whether `span` lies in prose without a gap, so that replacing it leaves the markup whole.
     pub fn is_within_prose(&self, span: Span<char>) -> bool {
-        self.pieces
-            .iter()
-            .any(|(kind, piece)| *kind == PieceKind::Text && piece.start <= span.start && span.end <= piece.end)
+        let mut at = span.start;
+        for (kind, piece) in &self.pieces {
+            if matches!(kind, PieceKind::Text | PieceKind::LineBreak) && piece.start <= at && at < piece.end {
+                at = piece.end;
+            }
+        }
+        at >= span.end
     }
 }
 
@@ -213,7 +217,7 @@ fn english(source: &[char], span: Span<char>, tokens: &mut Vec<Token>) {
 }
 
 fn is_word_part(token: &Token, source: &[char]) -> bool {
-    matches!(token.kind, TokenKind::Word(_)) || joins_words(source[token.span.end - 1])
+    matches!(token.kind, TokenKind::Word(_)) || token.get_ch(source).iter().any(|c| joins_words(*c))
 }
 
 /// Combining marks, and invisible characters inside words.

@@ -50,6 +50,7 @@ struct Progress {
     /// One of each block.
     results: Vec<Option<Result<Arc<Checked>, SkipReason>>>,
     matches: usize,
+    computed: usize,
     /// Blocks of `missing` that have their result.
     finished: usize,
 }
@@ -76,7 +77,7 @@ impl CheckTask {
         let results: Vec<_> = blocks.iter().map(|(_, key)| cache.get(key).map(Ok)).collect();
         let missing = (0..blocks.len()).filter(|index| results[*index].is_none()).collect();
         let matches = results.iter().flatten().flatten().map(|checked| checked.matches.len()).sum();
-        let progress = Mutex::new(Progress { results, matches, finished: 0 });
+        let progress = Mutex::new(Progress { results, matches, computed: 0, finished: 0 });
         Self {
             text,
             format,
@@ -98,12 +99,16 @@ impl CheckTask {
     /// Takes block after block until none is left. Any number of threads may do so at once.
     pub fn work(&self, engine: &mut Engine, cache: &BlockCache) {
         while let Some(&index) = self.missing.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let result = match self.stop() {
-                Some(reason) => Err(reason),
-                None => self.check(index, engine, cache),
+            let key = &self.blocks[index].1;
+            let (result, computed) = match (self.stop(), cache.get(key)) {
+                (Some(reason), _) => (Err(reason), false),
+                // The same paragraph stands further up, or in another text.
+                (None, Some(checked)) => (Ok(checked), false),
+                (None, None) => (self.check(index, engine, cache), true),
             };
             let mut progress = self.progress();
             progress.matches += result.as_ref().map_or(0, |checked| checked.matches.len());
+            progress.computed += usize::from(computed && result.is_ok());
             progress.results[index] = Some(result);
             progress.finished += 1;
             if progress.finished == self.missing.len() {
@@ -167,8 +172,8 @@ impl CheckTask {
         let warnings = &mut grammar.warnings;
         warnings.incomplete_results |= warnings.dropped_matches > 0;
         let total = self.blocks.len() as u32;
-        let cached = total - self.missing.len() as u32;
-        let counts = BlockCounts { total, cached, skipped, computed: total - cached - skipped };
+        let computed = progress.computed as u32;
+        let counts = BlockCounts { total, computed, cached: total - computed - skipped, skipped };
         (grammar, counts)
     }
 

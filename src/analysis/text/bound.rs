@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::{Block, MAX_BLOCK_CHARS, Piece, PieceKind, segment, trimmed};
+use super::{Block, MAX_BLOCK_CHARS, Piece, PieceKind, segment};
 
 /// From this length on, in characters, a block may end at a sentence that is chosen by its content. So the cuts
 /// after an edit are soon where they were before it, and the blocks there need not be checked again.
-const GOOD_BLOCK_CHARS: usize = 1_000;
+const GOOD_BLOCK_CHARS: usize = 400;
 
 /// `block` itself, or the blocks it is divided into.
 pub(super) fn bounded(text: &str, block: &Block) -> Vec<Block> {
@@ -55,15 +55,10 @@ impl Part {
         }
     }
 
-    fn block(mut self, text: &str, continues: bool, continued: bool) -> Block {
+    fn block(self, text: &str, continues: bool, continued: bool) -> Block {
         let start = self.pieces.first().map_or(0, |piece| piece.range.start);
         let end = self.pieces.last().map_or(start, |piece| piece.range.end);
-        let range = trimmed(text, start..end);
-        for piece in &mut self.pieces {
-            piece.range =
-                piece.range.start.clamp(range.start, range.end)..piece.range.end.clamp(range.start, range.end);
-        }
-        Block { range, pieces: self.pieces, continues, continued }
+        Block { continues, continued, ..Block::trimmed(text, start..end, self.pieces) }
     }
 }
 
@@ -108,7 +103,7 @@ fn is_good_end(text: &str, piece: &Piece) -> bool {
         PieceKind::ParagraphBreak => true,
         PieceKind::Text => {
             let sentence = text[piece.range.clone()].trim_end();
-            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0] % 4 == 0
+            sentence.ends_with(['.', '!', '?']) && blake3::hash(sentence.as_bytes()).as_bytes()[0].is_multiple_of(16)
         }
         _ => false,
     }

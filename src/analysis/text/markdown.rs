@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulldown_cmark::{Event, LinkType, Options, Parser, Tag, TagEnd};
 
-use super::{Block, Piece, PieceKind, trimmed};
+use super::{Block, Piece, PieceKind};
 
 pub(super) fn blocks(text: &str) -> Vec<Block> {
     // A byte order mark would hide the first heading from the parser.
@@ -108,8 +108,7 @@ impl Reader<'_> {
 
     fn finish(&mut self, range: Range<usize>) {
         let pieces = std::mem::take(&mut self.pieces);
-        let range = trimmed(self.text, range);
-        self.blocks.push(Block { range, pieces, continues: false, continued: false });
+        self.blocks.push(Block::trimmed(self.text, range, pieces));
     }
 }
 

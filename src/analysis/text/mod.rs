@@ -12,7 +12,7 @@ mod segment;
 use std::ops::Range;
 
 pub use prose::Prose;
-pub use segment::{sentences, words};
+pub use segment::{is_end, sentences, words};
 
 use super::request::Format;
 
@@ -68,6 +68,16 @@ pub fn bounded(text: &str, blocks: &[Block]) -> Vec<Block> {
 }
 
 impl Block {
+    /// A block of `pieces`, without the white space around them.
+    fn trimmed(text: &str, range: Range<usize>, mut pieces: Vec<Piece>) -> Self {
+        let range = trimmed(text, range);
+        for piece in &mut pieces {
+            piece.range =
+                piece.range.start.clamp(range.start, range.end)..piece.range.end.clamp(range.start, range.end);
+        }
+        Self { range, pieces, continues: false, continued: false }
+    }
+
     /// Its prose pieces.
     pub fn texts(&self) -> impl Iterator<Item = &Piece> {
         self.pieces.iter().filter(|piece| piece.kind == PieceKind::Text)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Block, Piece, PieceKind, trimmed};
+use super::{Block, Piece, PieceKind};
 
 /// A longer line was not wrapped by hand, so the line end after it ends the paragraph.
 const WRAPPED_LINE_CHARS: usize = 120;
@@ -28,13 +28,8 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
 }
 
 fn block(text: &str, paragraph: Range<usize>) -> Option<Block> {
-    let range = trimmed(text, paragraph);
-    (!range.is_empty()).then(|| Block {
-        range: range.clone(),
-        pieces: vec![Piece { kind: PieceKind::Text, range }],
-        continues: false,
-        continued: false,
-    })
+    let pieces = vec![Piece { kind: PieceKind::Text, range: paragraph.clone() }];
+    Some(Block::trimmed(text, paragraph, pieces)).filter(|block| !block.range.is_empty())
 }
 
 #[cfg(test)]

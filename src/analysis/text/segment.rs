@@ -29,6 +29,9 @@ const OPENERS: &[&str] = &[
     "Yes", "You", "Your",
 ];
 
+/// What may stand after the mark that ends a sentence.
+const CLOSING: [char; 7] = ['"', '\'', '”', '’', '»', ')', ']'];
+
 /// The sentences of one paragraph: ranges without gaps, the white space after a sentence belonging to it.
 pub fn sentences(paragraph: &str) -> Vec<Range<usize>> {
     let mut sentences: Vec<Range<usize>> = Vec::new();
@@ -50,7 +53,7 @@ pub fn words(text: &str) -> impl Iterator<Item = &str> {
 /// Whether a sentence ends between `before` and `after`, where the Unicode rules end one.
 fn ends(before: &str, after: &str) -> bool {
     let bare = before.trim_end();
-    let sentence = bare.trim_end_matches(['"', '\'', '”', '’', '»', ')', ']']);
+    let sentence = bare.trim_end_matches(CLOSING);
     let Some(mark) = sentence.chars().next_back().filter(|mark| is_terminator(*mark)) else {
         // The Unicode rules end a sentence at every line end, but lines are wrapped.
         return begins_list_item(after);
@@ -62,6 +65,15 @@ fn ends(before: &str, after: &str) -> bool {
         return false;
     }
     mark != '.' || !is_abbreviation(sentence, &after[at..])
+}
+
+/// Whether a sentence ends with `before` even if a small letter follows. Stricter than [`sentences`]: of the marks only
+/// the full stop counts, since others often stand inside a sentence.
+pub fn is_end(before: &str) -> bool {
+    let Some(sentence) = before.trim_end_matches(CLOSING).strip_suffix('.') else { return false };
+    let word = last_word(sentence);
+    let abbreviation = [LEADING, NUMBERED, EITHER].iter().any(|known| known.contains(&word));
+    sentence.ends_with(char::is_alphanumeric) && !abbreviation && !is_single_letters(word)
 }
 
 fn is_terminator(mark: char) -> bool {
@@ -96,21 +108,29 @@ fn begins_list_item(line: &str) -> bool {
 
 /// Whether the full stop that ends `sentence` belongs to an abbreviation after which `next` goes on.
 fn is_abbreviation(sentence: &str, next: &str) -> bool {
-    let tail = sentence.trim_end_matches('.');
-    let start = tail.char_indices().rev().take(8).find(|(_, c)| c.is_whitespace() || "([\"“‘—".contains(*c));
-    let word = start.map_or(tail, |(at, c)| &tail[at + c.len_utf8()..]);
+    let word = last_word(sentence.trim_end_matches('.'));
     if LEADING.contains(&word) {
         return true;
     }
     if NUMBERED.contains(&word) {
         return next.starts_with(|c: char| c.is_ascii_digit());
     }
-    let single_letters = word.split('.').all(|part| part.len() == 1 && part.as_bytes()[0].is_ascii_alphabetic());
-    if (single_letters && word != "I") || EITHER.contains(&word) {
+    if is_single_letters(word) || EITHER.contains(&word) {
         let next = words(next).next().unwrap_or_default();
         return !OPENERS.contains(&next.split(['\'', '’']).next().unwrap_or_default());
     }
     false
+}
+
+/// What stands after the last space or opening mark; all of it when it is long.
+fn last_word(text: &str) -> &str {
+    let start = text.char_indices().rev().take(8).find(|(_, c)| c.is_whitespace() || "([\"“‘—".contains(*c));
+    start.map_or(text, |(at, c)| &text[at + c.len_utf8()..])
+}
+
+/// As in "J.", "U.S." and "p.m."; but "I" is a word.
+fn is_single_letters(word: &str) -> bool {
+    word != "I" && word.split('.').all(|part| part.len() == 1 && part.as_bytes()[0].is_ascii_alphabetic())
 }
 
 #[cfg(test)]
@@ -151,6 +171,14 @@ mod tests {
             ["One sentence\r\nin two lines.", "And\nanother."]
         );
         assert_eq!(split("Buy:\n- milk\n- two eggs\n3) bread"), ["Buy:", "- milk", "- two eggs", "3) bread"]);
+    }
+
+    #[test]
+    fn ends_are_seen_before_small_letters() {
+        assert!(is_end("we should go.") && is_end("he said.”") && is_end("so do I."));
+        for open in ["at 5 p.m.", "well...", "so . .", "e.g.", "P = NP?", "no end", ""] {
+            assert!(!is_end(open), "{open}");
+        }
     }
 
     #[test]

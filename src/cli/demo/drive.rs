@@ -27,8 +27,9 @@ pub struct Driver {
     lanes: Vec<Lane>,
     metrics: Arc<Metrics>,
     progress: Progress,
-    /// The last change of any count.
+    /// The last change of any count, and the last look.
     changed: (u64, Instant),
+    looked: Instant,
 }
 
 /// One queue.
@@ -41,9 +42,16 @@ struct Lane {
     has_later: bool,
     /// What was there before: (waiting, delayed).
     before: (u64, u64),
-    /// When its first task was taken, and when the prompt ones were done.
+    /// The last look before its first task was taken, and the first at which the prompt ones were done.
     first: Option<Instant>,
     done: Option<Instant>,
+}
+
+impl Lane {
+    /// Tasks to do, those of others included.
+    fn total(&self) -> u64 {
+        self.tasks + self.before.0 + self.before.1
+    }
 }
 
 /// How fast a queue was worked on.
@@ -100,8 +108,8 @@ impl Driver {
             lanes.push(Lane { name, admin, tasks, prompt, has_later, before, first: None, done: None });
         }
         lanes.sort_by(|a, b| a.name.cmp(&b.name));
-        let progress = Progress::new(samples.len() as u64);
-        Ok(Self { lanes, metrics, progress, changed: (0, Instant::now()) })
+        let progress = Progress::new(lanes.iter().map(Lane::total).sum());
+        Ok(Self { lanes, metrics, progress, changed: (0, Instant::now()), looked: Instant::now() })
     }
 
     pub fn queues(&self) -> Vec<String> {
@@ -136,7 +144,7 @@ impl Driver {
             let seconds = lane.done?.duration_since(lane.first?).as_secs_f64();
             Some(Pace { queue: lane.name.clone(), tasks: lane.prompt, seconds })
         };
-        let before = self.lanes.iter().map(|lane| lane.before.0 + lane.before.1).sum();
+        let before = self.lanes.iter().map(|lane| lane.total() - lane.tasks).sum();
         Ok(Driven { paces: self.lanes.iter().filter_map(pace).collect(), before })
     }
 
@@ -169,15 +177,16 @@ impl Driver {
             let ledger = ledger(&lane.name);
             let finished = ledger.received - ledger.returned - ledger.in_flight;
             if ledger.received > 0 {
-                lane.first.get_or_insert(now);
+                lane.first.get_or_insert(self.looked);
             }
             if finished >= lane.prompt {
                 lane.done.get_or_insert(now);
             }
             done += finished;
             counts += ledger.received + finished;
-            words.push(format!("{} {finished}/{}", lane.name, lane.tasks));
+            words.push(format!("{} {finished}/{}", lane.name, lane.total()));
         }
+        self.looked = now;
         self.progress.show(done, &words.join(", "));
         if counts != self.changed.0 {
             self.changed = (counts, now);

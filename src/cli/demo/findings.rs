@@ -2,8 +2,14 @@
 
 use std::{cmp::Reverse, collections::HashSet};
 
-use super::{account::Record, page::marked};
+use super::{
+    account::Record,
+    page::{marked, strong},
+};
 use crate::analysis::Match;
+
+/// Characters of a change that are shown.
+const CHANGE: usize = 40;
 
 /// One finding with its surroundings, without line breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,17 +46,26 @@ impl Shown {
         })
     }
 
-    /// The words around it, with the place marked, and what to write instead.
-    pub fn line(&self) -> String {
-        let instead = match self.replacement.as_deref() {
-            Some("") => "  ->  leave it out".to_owned(),
-            Some(text) => format!("  ->  {}", text.replace('\n', " ")),
-            None => String::new(),
+    /// What is there, and what to write instead.
+    pub fn change(&self) -> String {
+        let cut = |text: &str| match text.char_indices().nth(CHANGE) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text.replace(['\n', '\r', '\t'], " "),
         };
+        let found = cut(&self.found);
+        match self.replacement.as_deref() {
+            Some("") => format!("leave out {}", strong(found.trim())),
+            Some(text) => format!("{found} -> {}", strong(cut(text))),
+            None => found,
+        }
+    }
+
+    /// The words around it, with the place marked.
+    pub fn line(&self) -> String {
         let (before, after) = (self.before.trim_start(), self.after.trim_end());
         let head = if self.is_start { "" } else { "..." };
         let tail = if after.ends_with(['.', '!', '?']) { "" } else { "..." };
-        format!("{head}{before}{}{after}{tail}{instead}", marked(&self.found))
+        format!("{head}{before}{}{after}{tail}", marked(&self.found))
     }
 }
 

@@ -113,7 +113,7 @@ fn grammar(page: &mut Page, account: &Account) {
     let clean = computed().filter(|r| r.analysis.grammar.as_ref().is_some_and(|g| g.matches.is_empty())).count();
     page.heading(&format!("Grammar: {all} findings, {} without any. Some of them", count(clean as u64, "text")));
     for shown in findings::pick(&account.analyses, FINDINGS) {
-        page.line(&format!("  {} in {}", shown.category, strong(&shown.document)));
+        page.line(&format!("  {}: {} ({})", shown.document, shown.change(), shown.category));
         page.para("    ", &shown.line());
     }
 }
@@ -218,6 +218,10 @@ fn excerpt(text: &str, most: usize) -> String {
 }
 
 fn pace(page: &mut Page, account: &Account) {
+    // When another worker took a part, nothing can be said.
+    if account.paces.is_empty() || !account.alone {
+        return;
+    }
     page.heading("How fast");
     // Each text that was computed, once; the edited one came later.
     let computed = || account.analyses.iter().filter(|r| r.analysis.timings.blocks.cached == 0 && !r.cached);

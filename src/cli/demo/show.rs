@@ -62,7 +62,8 @@ fn describe(page: &mut Page, record: &Record) {
     let Some(grammar) = &analysis.grammar else { return };
     page.heading(&count(grammar.matches.len() as u64, "finding"));
     for shown in grammar.matches.iter().filter_map(|m| Shown::new(&record.document_id, m)) {
-        page.para("  ", &shown.line());
-        page.para("      ", &shown.message);
+        page.line(&format!("  {} ({})", shown.change(), shown.category));
+        page.para("    ", &shown.line());
+        page.para("    ", &shown.message);
     }
 }

@@ -1,0 +1,9 @@
+//! Scheduled jobs against a real MongoDB: once per fleet, whatever the clocks say and whoever dies.
+
+mod command;
+mod fleet;
+mod harness;
+mod housekeeping;
+mod policies;
+mod runs;
+mod services;
