@@ -228,7 +228,8 @@ fn pace(page: &mut Page, account: &Account) {
     let all: u32 = computed().map(words).sum();
     for pace in &account.paces {
         let per_second = pace.tasks as f64 / pace.seconds.max(0.001);
-        let mut text = format!("{} tasks in {:.2} s: {per_second:.0} tasks/s", pace.tasks, pace.seconds);
+        let digits = if per_second < 10.0 { 1 } else { 0 };
+        let mut text = format!("{} tasks in {:.2} s: {per_second:.digits$} tasks/s", pace.tasks, pace.seconds);
         if pace.queue == crate::effect::analyze::QUEUE {
             let speed = f64::from(all) / pace.seconds.max(0.001);
             text.push_str(&format!(", {all} words: {speed:.0} words/s, the loading of the engine included"));
