@@ -3,6 +3,7 @@
 use crate::{
     intake::{Fault, FaultKind},
     metrics::ErrorClass,
+    pipeline::RunError,
     store::StoreFault,
 };
 
@@ -57,6 +58,16 @@ impl From<StoreFault> for Failure {
             ErrorClass::Rejected => Failure::Wrong(fault.to_string()),
             ErrorClass::Auth => Failure::Configuration(format!("{fault}: check the user and password in `mongodb.uri`")),
             _ => Failure::Unavailable(format!("{fault}: check that it runs and `mongodb.uri`")),
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Configuration(e) => Failure::Configuration(e),
+            RunError::Unreachable(e) => Failure::Unavailable(e),
+            RunError::Internal(e) => Failure::Internal(e),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::failure::{Failure, Printed};
 use crate::{
     config::Config,
     metrics::{Metrics, register_redis_commands},
-    pipeline::{self, RunError, RunOptions, Signals},
+    pipeline::{self, RunOptions, Signals},
     telemetry,
 };
 
@@ -43,12 +43,8 @@ pub async fn run(args: RunArgs, config: Config) -> Result<Printed, Failure> {
     };
     let result = pipeline::run(config, options, metrics, signals).await;
     telemetry.shutdown(Duration::from_secs(2)).await;
-    match result {
-        Ok(()) => Ok(Printed { text: String::new(), wrong: None }),
-        Err(RunError::Configuration(e)) => Err(Failure::Configuration(e)),
-        Err(RunError::Unreachable(e)) => Err(Failure::Unavailable(e)),
-        Err(RunError::Internal(e)) => Err(Failure::Internal(e)),
-    }
+    result?;
+    Ok(Printed { text: String::new(), wrong: None })
 }
 
 /// The first SIGTERM or SIGINT drains, the second gives back at once.
