@@ -38,7 +38,7 @@ async fn twelve_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes: cargo test --test it -- --ignored fifty_kills"]
+#[ignore = "takes a minute: cargo test --test it -- --ignored fifty_kills"]
 async fn fifty_kills() {
     kill_and_check(Load::new(50, 50_000)).await;
 }
