@@ -184,7 +184,7 @@ async fn live_ready_status_and_page_answer() {
     assert!(status.contains("housekeeping") || status.contains("jobs"), "{status}");
     let (code, page) = worker.get("/").await.unwrap();
     assert_eq!(code, 200);
-    assert!(page.to_lowercase().contains("<html") && page.contains("/api/status"), "{page}");
+    assert!(page.to_lowercase().contains("<html") && page.contains("contextd"), "{page}");
     assert_eq!(worker.get("/no/such/page").await.unwrap().0, 404);
     // No secret on any of them.
     for path in ["/", "/api/status", "/ready", "/metrics"] {
