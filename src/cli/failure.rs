@@ -56,7 +56,9 @@ impl From<StoreFault> for Failure {
     fn from(fault: StoreFault) -> Self {
         match fault.class {
             ErrorClass::Rejected => Failure::Wrong(fault.to_string()),
-            ErrorClass::Auth => Failure::Configuration(format!("{fault}: check the user and password in `mongodb.uri`")),
+            ErrorClass::Auth => {
+                Failure::Configuration(format!("{fault}: check the user and password in `mongodb.uri`"))
+            }
             _ => Failure::Unavailable(format!("{fault}: check that it runs and `mongodb.uri`")),
         }
     }

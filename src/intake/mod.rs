@@ -16,8 +16,26 @@ mod wrap;
 
 /// The calls to Redis as they are named in the metrics.
 pub const COMMANDS: &[&str] = &[
-    "ping", "take", "settle", "renew", "hand_back", "script_load", "exists", "xreadgroup", "xpending", "xclaim", "xack",
-    "xgroup", "stream_settle", "stream_renew", "stream_tidy", "stats", "push", "pause", "typing_set", "cache_get",
+    "ping",
+    "take",
+    "settle",
+    "renew",
+    "hand_back",
+    "script_load",
+    "exists",
+    "xreadgroup",
+    "xpending",
+    "xclaim",
+    "xack",
+    "xgroup",
+    "stream_settle",
+    "stream_renew",
+    "stream_tidy",
+    "stats",
+    "push",
+    "pause",
+    "typing_set",
+    "cache_get",
     "cache_set",
 ];
 

@@ -287,7 +287,11 @@ impl Shared {
                 break;
             }
             if !told {
-                tracing::warn!("waiting up to {:?} for the services: {}", self.config.worker.start_wait, self.missing());
+                tracing::warn!(
+                    "waiting up to {:?} for the services: {}",
+                    self.config.worker.start_wait,
+                    self.missing()
+                );
                 told = true;
             }
             tokio::select! {
@@ -295,7 +299,10 @@ impl Shared {
                 () = &mut limit => return Err(self.unreachable()),
             }
         }
-        while !self.options.no_migrate {
+        if self.options.no_migrate {
+            return Ok(());
+        }
+        loop {
             let migrated = tokio::select! {
                 migrated = self.store.migrate(clock::now()) => migrated,
                 () = &mut limit => return Err(self.unreachable()),
@@ -367,12 +374,7 @@ impl Shared {
         ))
     }
 
-    fn processor(
-        &self,
-        name: &str,
-        queue: &Queue,
-        metrics: &Arc<QueueMetrics>,
-    ) -> Result<Processor, RunError> {
+    fn processor(&self, name: &str, queue: &Queue, metrics: &Arc<QueueMetrics>) -> Result<Processor, RunError> {
         Ok(Processor {
             queue: name.to_string(),
             decoder: Decoder::new(name, queue, &self.config.limits, self.schemas.clone())
