@@ -27,6 +27,9 @@ pub struct Write {
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution {
+    /// Nothing was there before.
+    Created,
+    /// Something older was replaced.
     Written,
     /// The same effect was there already.
     Duplicate,

@@ -46,21 +46,47 @@ impl TypingCache {
     /// # Errors
     /// No answer: whether they are stored is unknown; it may be repeated.
     pub async fn store(&self, contexts: &[Latest]) -> Result<(), Fault> {
+        let mut rest: Vec<&Latest> = Vec::new();
+        // The first context of a key is only set where there is none: several times cheaper than the
+        // script, and a newer one that was quicker stays.
+        let firsts: Vec<&Latest> = contexts.iter().filter(|c| c.is_first).collect();
+        rest.extend(contexts.iter().filter(|c| !c.is_first));
+        if !firsts.is_empty() {
+            let mut pipe = redis::pipe();
+            for context in &firsts {
+                let set = pipe.cmd("SET").arg(self.key(context)).arg(&context.json);
+                set.arg("PX").arg(self.ttl.as_millis() as u64).arg("NX");
+            }
+            match self.link.pipe::<Vec<Option<String>>>("typing_set", &pipe).await {
+                Ok(answers) => rest.extend(firsts.iter().zip(answers).filter(|(_, a)| a.is_none()).map(|(c, _)| *c)),
+                Err(f) => self.tolerate(f)?,
+            }
+        }
         // On Cluster the keys lie in many slots, and a script serves only one.
         let size = if self.link.is_cluster() { 1 } else { 500 };
-        for chunk in contexts.chunks(size) {
+        for chunk in rest.chunks(size) {
             let mut call = SET.prepare_invoke();
             call.arg(self.ttl.as_millis() as u64);
             for context in chunk {
-                call.key(format!("{}:typing:{}:{}", self.namespace, context.document, context.session));
-                call.arg(context.sequence).arg(&context.json);
+                call.key(self.key(context)).arg(context.sequence).arg(&context.json);
             }
-            match self.link.script::<i64>("typing_set", &call).await {
-                Ok(_) => {}
-                Err(f) if f.kind == FaultKind::Unavailable => return Err(f),
-                Err(f) => tracing::warn!(fault = %f, "typing contexts are not cached"),
+            if let Err(f) = self.link.script::<i64>("typing_set", &call).await {
+                self.tolerate(f)?;
             }
         }
+        Ok(())
+    }
+
+    fn key(&self, context: &Latest) -> String {
+        format!("{}:typing:{}:{}", self.namespace, context.document, context.session)
+    }
+
+    /// Only an unknown end is worth another try.
+    fn tolerate(&self, fault: Fault) -> Result<(), Fault> {
+        if fault.kind == FaultKind::Unavailable {
+            return Err(fault);
+        }
+        tracing::warn!(%fault, "typing contexts are not cached");
         Ok(())
     }
 }

@@ -86,10 +86,12 @@ pub struct Latest {
     pub sequence: i64,
     /// JSON whose first member is `sequence`.
     pub json: String,
+    /// Whether MongoDB had no context of this key before.
+    pub is_first: bool,
 }
 
 /// The Redis form of a written context.
-pub fn latest(task: &Task, now: DateTime<Utc>) -> Option<Latest> {
+pub fn latest(task: &Task, is_first: bool, now: DateTime<Utc>) -> Option<Latest> {
     let (document, session, sequence) = key(task)?;
     let updated = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     let mut json = format!("{{\"{ORDER}\":{sequence},\"updatedAt\":\"{updated}\"").into_bytes();
@@ -101,7 +103,7 @@ pub fn latest(task: &Task, now: DateTime<Utc>) -> Option<Latest> {
     }
     json.push(b'}');
     let json = String::from_utf8(json).ok()?;
-    Some(Latest { document: document.into(), session: session.into(), sequence, json })
+    Some(Latest { document: document.into(), session: session.into(), sequence, json, is_first })
 }
 
 #[cfg(test)]
@@ -149,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_redis_form_is_json_with_the_sequence_first() {
-        let latest = latest(&task("a", "d", 9), DateTime::UNIX_EPOCH).unwrap();
+        let latest = latest(&task("a", "d", 9), true, DateTime::UNIX_EPOCH).unwrap();
         assert!(latest.json.starts_with("{\"sequence\":9,"), "{}", latest.json);
         let back: Value = serde_json::from_str(&latest.json).unwrap();
         assert_eq!((back["sequence"].as_i64(), back["recentText"].as_str()), (Some(9), Some("é\"x")));

@@ -228,7 +228,7 @@ impl Processor {
     }
 
     /// Writes until every document has an outcome, however long MongoDB takes; answers the positions
-    /// that were written.
+    /// that were written, and whether nothing was there before.
     async fn write(
         &self,
         deliveries: &[Delivery],
@@ -236,7 +236,7 @@ impl Processor {
         writes: Vec<Write>,
         ends: &mut [Option<End>],
         now: DateTime<Utc>,
-    ) -> Vec<usize> {
+    ) -> Vec<(usize, bool)> {
         let mut set = WriteSet::new(writes);
         if !self.write_all(deliveries, &mut set).await {
             for (write, resolution) in set.writes.iter().zip(&set.resolutions) {
@@ -256,13 +256,17 @@ impl Processor {
                     continue;
                 }
                 Some(_) if is_dead => Outcome::Dead,
-                Some(Resolution::Written) => Outcome::Written,
+                Some(Resolution::Created) => {
+                    written.push((write.task, true));
+                    Outcome::Written
+                }
+                Some(Resolution::Written) => {
+                    written.push((write.task, false));
+                    Outcome::Written
+                }
                 Some(Resolution::Duplicate) => Outcome::Duplicate,
                 Some(Resolution::Superseded) => Outcome::Superseded,
             };
-            if outcome == Outcome::Written {
-                written.push(write.task);
-            }
             ends[write.task] = Some(End::Finished(outcome));
         }
         if !refused.is_empty() {
@@ -322,9 +326,10 @@ impl Processor {
     }
 
     /// Shows readers what MongoDB has. Redis being away does not undo a written task.
-    async fn cache(&self, decoded: &[Result<Task, Rejected>], written: &[usize], now: DateTime<Utc>) {
-        let tasks = written.iter().filter_map(|p| decoded[*p].as_ref().ok()).filter(|t| t.kind == typing::TYPE);
-        let latest: Vec<typing::Latest> = tasks.filter_map(|t| typing::latest(t, now)).collect();
+    async fn cache(&self, decoded: &[Result<Task, Rejected>], written: &[(usize, bool)], now: DateTime<Utc>) {
+        let contexts = written.iter().filter_map(|(p, new)| Some((decoded[*p].as_ref().ok()?, *new)));
+        let contexts = contexts.filter(|(task, _)| task.kind == typing::TYPE);
+        let latest: Vec<typing::Latest> = contexts.filter_map(|(task, new)| typing::latest(task, new, now)).collect();
         if latest.is_empty() {
             return;
         }

@@ -170,7 +170,7 @@ impl Store {
         settle_concern(&reply)?;
         for (p, failed) in positions.iter().zip(failed) {
             if !failed {
-                set.resolve(*p, Resolution::Written);
+                set.resolve(*p, Resolution::Created);
             }
         }
         retry.map_or(Ok(()), |(code, text)| Err(StoreFault::answer(ErrorClass::Unavailable, format!("{code}: {text}"))))
