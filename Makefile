@@ -11,8 +11,9 @@ help: ## this list
 
 demo: ## the main job on the sample input; its services stay up to look at
 	@$(SERVICES) up --name demo
-	@settings=$$($(SERVICES) env --name demo) && eval "$$settings" && $(CARGO) run --locked -- demo
-	@echo "The services are still up: 'eval \"\$$($(SERVICES) env --name demo)\"' to use them, '$(SERVICES) down --name demo' to end them."
+	@settings=$$($(SERVICES) env --name demo) && eval "$$settings" && $(CARGO) run --locked -- demo; status=$$?; \
+		echo; echo "The services of the demo are still up. To end them and remove their data: $(SERVICES) down --name demo"; \
+		exit $$status
 
 test: ## format, lints and all tests, on private services that end with it
 	@scripts/with-services test $(MAKE) --no-print-directory lint check-all

@@ -26,9 +26,9 @@ impl Keys {
             *hasher.finalize().as_bytes()
         };
         Self {
-            content: derive("contextd 2025 analysis content", &[secret]),
-            result: derive("contextd 2025 analysis result", &[secret, fingerprint.as_bytes()]),
-            block: derive("contextd 2025 analysis block", &[secret, fingerprint.as_bytes()]),
+            content: derive("contextd analysis v1: content", &[secret]),
+            result: derive("contextd analysis v1: result", &[secret, fingerprint.as_bytes()]),
+            block: derive("contextd analysis v1: block", &[secret, fingerprint.as_bytes()]),
         }
     }
 

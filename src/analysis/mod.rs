@@ -4,7 +4,7 @@
 //! `text` finds the blocks of prose, `grammar` checks them one by one and remembers each, `readability` and
 //! `statistics` count, `run` puts it together. All offsets in results count UTF-16 code units of the original text.
 //!
-//! Deliberately absent: I/O, caches of whole results (see [`Keys`] and [`Analysis::is_complete`]), normalization.
+//! Deliberately absent: I/O, caches of whole results (see [`Keys`] and [`Analysis::is_cacheable`]), normalization.
 
 pub mod grammar;
 mod keys;

@@ -30,8 +30,8 @@ const WORTH_SHARING: usize = 8;
 /// Texts waiting per thread; further callers wait before they hand theirs over.
 const QUEUED_PER_THREAD: usize = 4;
 
-/// How a pool works.
-#[derive(Debug, Clone)]
+/// How a pool works. Not `Debug`: it holds a secret.
+#[derive(Clone)]
 pub struct PoolConfig {
     pub threads: usize,
     /// Longer texts are refused.

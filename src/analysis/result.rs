@@ -23,9 +23,16 @@ pub struct Analysis {
 }
 
 impl Analysis {
-    /// Whether the result holds for the text for good. What a time limit cut short is not to be cached.
+    /// Whether all of the text was checked and all findings are in the result.
     pub fn is_complete(&self) -> bool {
         self.grammar.as_ref().is_none_or(|grammar| !grammar.warnings.incomplete_results)
+    }
+
+    /// Whether the same text would have the same result again, so that it may be kept: no limit of time or size, and
+    /// no failure, kept it short. Findings dropped from a block with too many are dropped every time.
+    pub fn is_cacheable(&self) -> bool {
+        let lasting = |skipped: &SkippedBlock| skipped.reason == SkipReason::OtherLanguage;
+        self.grammar.as_ref().is_none_or(|grammar| grammar.warnings.skipped_blocks.iter().all(lasting))
     }
 }
 

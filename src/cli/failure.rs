@@ -3,6 +3,7 @@
 use crate::{
     intake::{Fault, FaultKind},
     metrics::ErrorClass,
+    pipeline::RunError,
     store::StoreFault,
 };
 
@@ -43,7 +44,7 @@ impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
         match fault.kind {
             FaultKind::Unavailable => Failure::Unavailable(format!("{fault}: check that it runs and `redis.url`")),
-            FaultKind::Denied => Failure::Unavailable(format!("{fault}: check the user and password in `redis.url`")),
+            FaultKind::Denied => Failure::Configuration(format!("{fault}: check the user and password in `redis.url`")),
             FaultKind::Full => Failure::Unavailable(format!("{fault}: Redis is full, make room or raise `maxmemory`")),
             FaultKind::WrongType => Failure::Wrong(format!("{fault}: rename the key away, a queue's key must be free")),
             FaultKind::NoGroup | FaultKind::Refused => Failure::Wrong(fault.to_string()),
@@ -55,8 +56,20 @@ impl From<StoreFault> for Failure {
     fn from(fault: StoreFault) -> Self {
         match fault.class {
             ErrorClass::Rejected => Failure::Wrong(fault.to_string()),
-            ErrorClass::Auth => Failure::Unavailable(format!("{fault}: check the user and password in `mongodb.uri`")),
+            ErrorClass::Auth => {
+                Failure::Configuration(format!("{fault}: check the user and password in `mongodb.uri`"))
+            }
             _ => Failure::Unavailable(format!("{fault}: check that it runs and `mongodb.uri`")),
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Configuration(e) => Failure::Configuration(e),
+            RunError::Unreachable(e) => Failure::Unavailable(e),
+            RunError::Internal(e) => Failure::Internal(e),
         }
     }
 }

@@ -55,6 +55,8 @@ enum Command {
     /// The dead letters: tasks that could not be done.
     #[command(subcommand)]
     Dead(Dead),
+    /// Does the main job on the sample input and tells what landed where.
+    Demo(demo::DemoArgs),
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
@@ -149,6 +151,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Queues(args) => queues::queues(&args, &config, &link(&config)?, clock::now()).await,
         Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
         Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
+        Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,
         Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
         Command::Jobs(Jobs::Run(args)) => {
             let signals = crate::pipeline::Signals::default();

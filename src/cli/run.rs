@@ -7,8 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::failure::{Failure, Printed};
 use crate::{
     config::Config,
-    metrics::Metrics,
-    pipeline::{self, RunError, RunOptions, Signals},
+    metrics::{Metrics, register_redis_commands},
+    pipeline::{self, RunOptions, Signals},
     telemetry,
 };
 
@@ -31,6 +31,7 @@ pub struct RunArgs {
 pub async fn run(args: RunArgs, config: Config) -> Result<Printed, Failure> {
     let telemetry = telemetry::init(&config.log, &config.otlp).map_err(|e| Failure::Configuration(e.to_string()))?;
     let metrics = Metrics::install().map_err(|e| Failure::Internal(e.to_string()))?;
+    register_redis_commands(crate::intake::COMMANDS);
     let signals = Signals::default();
     watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
     let options = RunOptions {
@@ -42,12 +43,8 @@ pub async fn run(args: RunArgs, config: Config) -> Result<Printed, Failure> {
     };
     let result = pipeline::run(config, options, metrics, signals).await;
     telemetry.shutdown(Duration::from_secs(2)).await;
-    match result {
-        Ok(()) => Ok(Printed { text: String::new(), wrong: None }),
-        Err(RunError::Configuration(e)) => Err(Failure::Configuration(e)),
-        Err(RunError::Unreachable(e)) => Err(Failure::Unavailable(e)),
-        Err(RunError::Internal(e)) => Err(Failure::Internal(e)),
-    }
+    result?;
+    Ok(Printed { text: String::new(), wrong: None })
 }
 
 /// The first SIGTERM or SIGINT drains, the second gives back at once.

@@ -160,7 +160,7 @@ impl Analysis {
             .iter()
             .zip(&analyzed)
             .filter_map(|(key, result)| match result {
-                Some(Ok((analysis, false))) if analysis.is_complete() => Some((key.clone(), analysis.clone())),
+                Some(Ok((analysis, false))) if analysis.is_cacheable() => Some((key.clone(), analysis.clone())),
                 _ => None,
             })
             .collect();
@@ -205,7 +205,7 @@ impl Analysis {
         let stored: HashMap<String, Arc<analysis::Analysis>> = stored
             .into_iter()
             .filter_map(|(key, document)| Some((key, Arc::new(read(document)?))))
-            .filter(|(_, analysis)| analysis.is_complete())
+            .filter(|(_, analysis)| analysis.is_cacheable())
             .collect();
         for (key, slot) in keys.iter().zip(&mut found).filter(|(_, slot)| slot.is_none()) {
             let hit = stored.get(key);
@@ -303,7 +303,7 @@ fn document(
         content_hash: &text.hash,
         content_type: text.request.format.content_type(),
         // An incomplete result answers nobody else.
-        cache_key: analysis.is_complete().then_some(text.key.as_str()),
+        cache_key: analysis.is_cacheable().then_some(text.key.as_str()),
         cached,
         analysis,
         created_at: date(task.time.unwrap_or(now)),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use mongodb::bson::{DateTime as BsonDate, RawDocumentBuf, cstr};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Planned;
 use crate::{
@@ -91,11 +91,16 @@ pub struct Latest {
 /// The Redis form of a written context.
 pub fn latest(task: &Task, now: DateTime<Utc>) -> Option<Latest> {
     let (document, session, sequence) = key(task)?;
-    let rest: Map<String, Value> =
-        task.data.iter().filter(|(k, _)| *k != ORDER).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let rest = serde_json::to_string(&rest).ok()?;
     let updated = now.to_rfc3339_opts(SecondsFormat::Millis, true);
-    let json = format!("{{\"{ORDER}\":{sequence},\"updatedAt\":\"{updated}\",{}", &rest[1..]);
+    let mut json = format!("{{\"{ORDER}\":{sequence},\"updatedAt\":\"{updated}\"").into_bytes();
+    for (name, value) in task.data.iter().filter(|(name, _)| *name != ORDER) {
+        json.push(b',');
+        serde_json::to_writer(&mut json, name).ok()?;
+        json.push(b':');
+        serde_json::to_writer(&mut json, value).ok()?;
+    }
+    json.push(b'}');
+    let json = String::from_utf8(json).ok()?;
     Some(Latest { document: document.into(), session: session.into(), sequence, json })
 }
 

@@ -156,7 +156,7 @@ impl LeaseSource {
     ) -> Result<SettleAnswer, Fault> {
         let Hold::Lease { rid, token } = &batch.ack.hold else { return Err(Fault::shape("settle: not a lease")) };
         if leftovers.0.len() == batch.deliveries.len() && leftovers.0.iter().all(|l| l.1 == Return::Release) {
-            return self.hand_back(&batch.ack, "released").await;
+            return self.hand_back(&batch.ack, false).await;
         }
         let mut call = SETTLE.prepare_invoke();
         call.key(&self.keys.base).arg(rid).arg(token);
@@ -175,11 +175,11 @@ impl LeaseSource {
         })
     }
 
-    /// Gives the whole batch back at once: "released" without fault, "crashed" with a crash counted.
-    pub async fn hand_back(&self, ack: &Ack, how: &'static str) -> Result<SettleAnswer, Fault> {
+    /// Gives the whole batch back at once; `crashed` counts it against the batch.
+    pub async fn hand_back(&self, ack: &Ack, crashed: bool) -> Result<SettleAnswer, Fault> {
         let Hold::Lease { rid, token } = &ack.hold else { return Err(Fault::shape("hand back: not a lease")) };
         let mut call = HAND_BACK.prepare_invoke();
-        call.key(&self.keys.base).arg(rid).arg(token).arg(how);
+        call.key(&self.keys.base).arg(rid).arg(token).arg(if crashed { "crashed" } else { "released" });
         let answer: i64 = self.link.script("hand_back", &call).await?;
         lock(&self.held).remove(rid);
         Ok(if answer == 1 { SettleAnswer::Settled } else { SettleAnswer::Lost })

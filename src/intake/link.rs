@@ -249,12 +249,17 @@ impl Link {
             })
         };
         let kind = match tokio::time::timeout(self.inner.timeout * 2, connect).await {
-            Ok(kind) => kind?,
+            Ok(kind) => kind.map_err(|e| self.not_connected(e))?,
             Err(_) => return Err(self.no_answer()),
         };
         let conn = Conn { kind, since: Instant::now() };
         *current = Some(conn.clone());
         Ok(conn)
+    }
+
+    fn not_connected(&self, e: RedisError) -> Fault {
+        let fault = Fault::from(e);
+        Fault { message: format!("no connection to {}: {}", self.inner.address, fault.message), ..fault }
     }
 
     fn no_answer(&self) -> Fault {
@@ -355,11 +360,17 @@ impl Link {
     /// Asks the server about itself. Settings that the user may not read count as unknown.
     pub async fn server(&self) -> Result<Server, Fault> {
         self.ping().await?;
-        let info: String = match self.run("info", redis::cmd("INFO").arg("server")).await {
+        let info: Value = match self.run("info", redis::cmd("INFO").arg("server")).await {
             Ok(info) => info,
             Err(f) if f.kind == FaultKind::Unavailable => return Err(f),
-            Err(_) => String::new(), // Cluster answers per node
+            Err(_) => Value::Nil,
         };
+        // Cluster answers for each node.
+        let info = match info {
+            Value::Map(nodes) => nodes.into_iter().next().map_or(Value::Nil, |(_, info)| info),
+            info => info,
+        };
+        let info: String = redis::from_redis_value(info).unwrap_or_default();
         let version = info.lines().find_map(|l| l.strip_prefix("redis_version:")).unwrap_or("7").trim().to_string();
         let mut read = [None, None];
         for (slot, name) in read.iter_mut().zip(["appendonly", "maxmemory-policy"]) {

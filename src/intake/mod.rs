@@ -14,10 +14,35 @@ mod stream;
 mod url;
 mod wrap;
 
+/// The calls to Redis as they are named in the metrics.
+pub const COMMANDS: &[&str] = &[
+    "ping",
+    "take",
+    "settle",
+    "renew",
+    "hand_back",
+    "script_load",
+    "exists",
+    "xreadgroup",
+    "xpending",
+    "xclaim",
+    "xack",
+    "xgroup",
+    "stream_settle",
+    "stream_renew",
+    "stream_tidy",
+    "stats",
+    "push",
+    "pause",
+    "typing_set",
+    "cache_get",
+    "cache_set",
+];
+
 pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};
 pub use keys::QueueKeys;
 pub use lease::{LeaseSource, SourceSettings};
 pub use link::{Fault, FaultKind, Link};
-pub use source::BatchSource;
+pub use source::{BatchSource, QueueSource};
 pub use stats::{QueueAdmin, QueueStats};
 pub use stream::{GROUP, StreamSource};

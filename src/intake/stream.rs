@@ -5,7 +5,7 @@
 //! Delayed tasks of the queue (retries, `notbefore`) are leased batches, as in the list queues.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, LazyLock, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,12 +27,27 @@ use crate::task::Priority;
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_settle.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_renew.lua")));
 
+/// A script, because a full Redis refuses the plain command, and could then never be drained.
+static CREATE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "#!lua flags=allow-oom\n\
+         local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')\n\
+         if made.err and not string.find(made.err, 'BUSYGROUP') then return made end\n\
+         return 1",
+    )
+});
+static TIDY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/stream_tidy.lua")));
+
 /// The consumer group of every stream queue.
 pub const GROUP: &str = "contextd";
-/// Entries read per call. With the expected size it bounds how far a claim can exceed its bytes.
+/// Entries read per call, at most, and at first: while the size of entries is not known yet.
 const CHUNK: usize = 250;
+const FIRST_CHUNK: usize = 16;
 /// How often a claim looks for entries of dead consumers, and for delayed tasks.
 const RECLAIM_EVERY: Duration = Duration::from_millis(500);
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// A consumer without pending entries and without life for this long is removed.
+const CONSUMER_GONE: Duration = Duration::from_secs(3600);
 const DELAYED_EVERY: Duration = Duration::from_millis(20);
 
 /// Reads and settles the entries of one stream.
@@ -46,8 +61,13 @@ pub struct StreamSource {
     /// After a failed call entries may be ours without our knowing.
     unsure: AtomicBool,
     expected_bytes: AtomicUsize,
+    /// How many entries the next call reads at most; grows while entries are as small as expected.
+    chunk: AtomicUsize,
+    /// Entries that were read, are ours, and did not fit into the last batch.
+    surplus: Mutex<VecDeque<Entry>>,
     reclaimed: Mutex<Option<Instant>>,
     looked_at_delayed: Mutex<Option<Instant>>,
+    tidied: Mutex<Option<Instant>>,
     broken: AtomicBool,
 }
 
@@ -73,8 +93,11 @@ impl StreamSource {
             held: Mutex::default(),
             unsure: AtomicBool::new(false),
             expected_bytes: AtomicUsize::new(4096),
+            chunk: AtomicUsize::new(FIRST_CHUNK),
+            surplus: Mutex::default(),
             reclaimed: Mutex::default(),
             looked_at_delayed: Mutex::default(),
+            tidied: Mutex::default(),
             broken: AtomicBool::new(false),
         }
     }
@@ -125,6 +148,11 @@ impl StreamSource {
             *lock(&self.reclaimed) = None; // there may be more
             return Ok(self.batch(entries, crashes));
         }
+        if due(&self.tidied, TIDY_EVERY) {
+            let mut call = TIDY.prepare_invoke();
+            call.key(&self.stream).arg(GROUP).arg(CONSUMER_GONE.as_millis() as u64);
+            self.link.script::<i64>("stream_tidy", &call).await?;
+        }
         let entries = self.read_new(ask).await?;
         Ok(if entries.is_empty() { Claim::Empty } else { self.batch(entries, 0) })
     }
@@ -138,12 +166,13 @@ impl StreamSource {
 
     /// Reads new entries, in chunks, until the tasks or the bytes of `ask` are reached.
     async fn read_new(&self, ask: Ask) -> Result<Vec<Entry>, Fault> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0;
-        loop {
+        let mut entries = self.fitting(ask, lock(&self.surplus).drain(..).collect());
+        let mut bytes: usize = entries.iter().map(size).sum();
+        while lock(&self.surplus).is_empty() && entries.len() < ask.tasks && bytes < ask.bytes {
             let expected = self.expected_bytes.load(Ordering::Relaxed);
             let fit = (ask.bytes.saturating_sub(bytes) / expected).max(1);
-            let count = (ask.tasks - entries.len()).min(CHUNK).min(fit);
+            let chunk = self.chunk.load(Ordering::Relaxed);
+            let count = (ask.tasks - entries.len()).min(chunk).min(fit);
             let reply = self.link.run("xreadgroup", &self.read_command(count, ">")).await;
             let read = match reply.and_then(entries_of_read) {
                 Ok(read) => read.present,
@@ -156,16 +185,36 @@ impl StreamSource {
                 Err(fault) => return Err(fault),
             };
             let got = read.len();
-            let size = |e: &Entry| e.1.as_ref().map_or(0, Vec::len);
             bytes += read.iter().map(size).sum::<usize>();
             // A maximum that fades: one large entry makes the next claims careful.
             let largest = read.iter().map(size).max().unwrap_or(0);
             self.expected_bytes.store(largest.max(expected - expected / 64).max(64), Ordering::Relaxed);
+            let grown = if largest > expected { FIRST_CHUNK } else { (chunk * 4).min(CHUNK) };
+            self.chunk.store(grown, Ordering::Relaxed);
             entries.extend(read);
-            if got < count || entries.len() >= ask.tasks || bytes >= ask.bytes {
-                return Ok(entries);
+            entries = self.fitting(ask, entries);
+            if got < count {
+                break;
             }
         }
+        Ok(entries)
+    }
+
+    /// The entries that a batch may hold, the first in any case; the rest waits for the next claim.
+    fn fitting(&self, ask: Ask, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let mut bytes = 0;
+        let mut fits = |(i, e): (usize, &Entry)| {
+            bytes += size(e);
+            i == 0 || (i < ask.tasks && bytes <= ask.bytes)
+        };
+        let fit = entries.iter().enumerate().take_while(|(i, e)| fits((*i, e))).count();
+        if fit < entries.len() {
+            let rest = entries.split_off(fit);
+            let held = Held { lost: Arc::default(), sure: Instant::now() };
+            lock(&self.held).extend(rest.iter().map(|e| (e.0.clone(), held.clone())));
+            lock(&self.surplus).extend(rest);
+        }
+        entries
     }
 
     /// Entries that a lost answer delivered to us. Those in flight are ours as well and stay out.
@@ -236,12 +285,9 @@ impl StreamSource {
     }
 
     async fn create_group(&self) -> Result<(), Fault> {
-        let mut cmd = redis::cmd("XGROUP");
-        cmd.arg("CREATE").arg(&self.stream).arg(GROUP).arg("0").arg("MKSTREAM");
-        match self.link.run::<Value>("xgroup", &cmd).await {
-            Err(f) if !f.message.contains("BUSYGROUP") => Err(f),
-            _ => Ok(()),
-        }
+        let mut call = CREATE.prepare_invoke();
+        call.key(&self.stream).arg(GROUP);
+        self.link.script::<i64>("xgroup", &call).await.map(|_| ())
     }
 
     /// Acknowledges and deletes what has ended; moves retries to the delayed set; gives the rest back.
@@ -293,18 +339,26 @@ impl StreamSource {
         ack.is_lost() || sure.is_none_or(|s| s.elapsed() > self.settings.lease * 2 / 3)
     }
 
-    /// Gives the batch back at once: "released" without fault, "crashed" with a crash counted.
-    pub async fn hand_back(&self, ack: &Ack, how: &'static str) -> Result<SettleAnswer, Fault> {
-        let Hold::Entries { ids, crashes } = &ack.hold else { return self.delayed.hand_back(ack, how).await };
+    /// Gives the batch back at once; `crashed` counts it against the entries.
+    pub async fn hand_back(&self, ack: &Ack, crashed: bool) -> Result<SettleAnswer, Fault> {
+        let Hold::Entries { ids, crashes } = &ack.hold else { return self.delayed.hand_back(ack, crashed).await };
         if self.is_doubtful(ack, ids) {
             self.renew().await?;
         }
         let ours: Vec<&String> = ids.iter().filter(|id| lock(&self.held).contains_key(*id)).collect();
-        let count = crashes + u32::from(how == "crashed");
+        let count = crashes + u32::from(crashed);
         self.claim_just_id(&ours, self.settings.lease.as_millis() as u64, count).await?;
         let all = ours.len() == ids.len();
         self.forget(ids);
         Ok(if all { SettleAnswer::Settled } else { SettleAnswer::Lost })
+    }
+
+    /// Gives back entries that no batch has taken.
+    pub async fn close(&self) -> Result<(), Fault> {
+        let ids: Vec<String> = lock(&self.surplus).drain(..).map(|e| e.0).collect();
+        self.claim_just_id(&ids.iter().collect::<Vec<_>>(), self.settings.lease.as_millis() as u64, 0).await?;
+        self.forget(&ids);
+        Ok(())
     }
 
     fn forget(&self, ids: &[String]) {
@@ -355,6 +409,10 @@ impl StreamSource {
     pub fn broken_lists(&self) -> Vec<String> {
         if self.broken.load(Ordering::Relaxed) { vec!["events".into()] } else { Vec::new() }
     }
+}
+
+fn size(entry: &Entry) -> usize {
+    entry.1.as_ref().map_or(0, Vec::len)
 }
 
 /// Whether `last` lies `every` back; if so it is now.

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -12,12 +11,12 @@ use apalis_core::{
     task::{Task, task_id::RandomId},
     worker::context::WorkerContext,
 };
-use futures::{FutureExt, ready};
+use futures::{FutureExt, future::BoxFuture, ready};
 
 use super::{flight::Claimed, queue::QueueRuntime, settle::SettleLayer};
 use crate::intake::BatchSource;
 
-type Claiming = Pin<Box<dyn Future<Output = Option<Claimed>> + Send>>;
+type Claiming = BoxFuture<'static, Option<Claimed>>;
 
 /// Claims when a handler is free, waits when there is nothing, and never fails: an error of Redis is
 /// waited out inside, since an error returned to apalis ends the worker.
@@ -25,11 +24,13 @@ pub struct SourceBackend<S: BatchSource> {
     queue: Arc<QueueRuntime<S>>,
     /// A claim on the wire, or the pause after one that brought nothing.
     claiming: Option<Claiming>,
+    /// The end: giving back whatever was not handed out.
+    closing: Option<BoxFuture<'static, ()>>,
 }
 
 impl<S: BatchSource> SourceBackend<S> {
     pub fn new(queue: Arc<QueueRuntime<S>>) -> Self {
-        Self { queue, claiming: None }
+        Self { queue, claiming: None, closing: None }
     }
 }
 
@@ -58,22 +59,22 @@ impl<S: BatchSource> Backend for SourceBackend<S> {
         }
     }
 
-    /// A claim still on the wire is waited for and given back: dropping it would hold its tasks for a lease.
+    /// A claim still on the wire is waited for and given back, and what the source has read ahead:
+    /// dropping it would hold its tasks for a lease.
     fn poll_close(&mut self, cx: &mut Context<'_>, _: &WorkerContext) -> Poll<Result<(), Infallible>> {
-        let Some(claiming) = self.claiming.as_mut() else { return Poll::Ready(Ok(())) };
-        if let Some(claimed) = ready!(claiming.as_mut().poll(cx)) {
-            let queue = self.queue.clone();
-            self.claiming = Some(
-                async move {
+        let closing = self.closing.get_or_insert_with(|| {
+            let (queue, claiming) = (self.queue.clone(), self.claiming.take());
+            async move {
+                if let Some(claiming) = claiming
+                    && let Some(claimed) = claiming.await
+                {
                     queue.give_back(&claimed, false).await;
-                    None
                 }
-                .boxed(),
-            );
-            return self.poll_close(cx, &WorkerContext::new("closing"));
-        }
-        self.claiming = None;
-        Poll::Ready(Ok(()))
+                queue.close().await;
+            }
+            .boxed()
+        });
+        closing.as_mut().poll(cx).map(Ok)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     intake::{Delivery, Leftovers, Return},
     metrics::{ErrorClass, Outcome, QueueMetrics, ReturnReason},
     status::Health,
-    store::{NewDeadLetter, Store},
+    store::{INLINE_BODY, NewDeadLetter, Store, StoreFault},
     task::{Decoder, Reason, Rejected, Task},
     telemetry,
 };
@@ -238,7 +238,7 @@ impl Processor {
         now: DateTime<Utc>,
     ) -> Vec<usize> {
         let mut set = WriteSet::new(writes);
-        if !self.write_all(&mut set).await {
+        if !self.write_all(deliveries, &mut set).await {
             for (write, resolution) in set.writes.iter().zip(&set.resolutions) {
                 if resolution.is_none() {
                     ends[write.task] = Some(End::Returned(ReturnReason::Release, Return::Release));
@@ -270,7 +270,7 @@ impl Processor {
                 .iter()
                 .map(|(p, error)| self.dead_letter(*p, &deliveries[*p], &decoded[*p], Reason::Rejected, error, now));
             let mut letters = WriteSet::new(letters.collect());
-            let complete = self.write_all(&mut letters).await;
+            let complete = self.write_all(deliveries, &mut letters).await;
             for (write, resolution) in letters.writes.iter().zip(&letters.resolutions) {
                 ends[write.task] = Some(match resolution {
                     Some(_) if complete => End::Finished(Outcome::Dead),
@@ -282,14 +282,19 @@ impl Processor {
     }
 
     /// Answers whether everything is resolved; false only when the worker has to stop.
-    async fn write_all(&self, set: &mut WriteSet) -> bool {
-        if set.writes.is_empty() {
-            return true;
-        }
+    async fn write_all(&self, deliveries: &[Delivery], set: &mut WriteSet) -> bool {
         let mut backoff = Backoff::new();
+        let mut filed = false;
         while !set.is_resolved() {
+            let attempt = async {
+                if !filed {
+                    self.file_bodies(deliveries, set).await?;
+                    filed = true;
+                }
+                self.store.write(set).await
+            };
             let attempt = tokio::select! {
-                attempt = self.store.write(set) => attempt,
+                attempt = attempt => attempt,
                 () = self.abort.cancelled() => return false,
             };
             match attempt {
@@ -304,6 +309,16 @@ impl Processor {
             }
         }
         true
+    }
+
+    /// Bodies too large for their dead letters go first: a dead letter never lacks its body.
+    async fn file_bodies(&self, deliveries: &[Delivery], set: &WriteSet) -> Result<(), StoreFault> {
+        for write in set.writes.iter().filter(|w| w.collection == crate::store::DEAD_LETTERS) {
+            if let Some(body) = deliveries[write.task].body.as_ref().filter(|b| b.len() > INLINE_BODY) {
+                self.store.dead_put_body(&write.id, body).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Shows readers what MongoDB has. Redis being away does not undo a written task.

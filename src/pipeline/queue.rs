@@ -61,7 +61,8 @@ impl<S: BatchSource> QueueRuntime<S> {
         self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn component(&self) -> String {
+    /// Its name among the components of the process's health.
+    pub fn component(&self) -> String {
         format!("queue:{}", self.name)
     }
 
@@ -206,6 +207,13 @@ impl<S: BatchSource> QueueRuntime<S> {
                 let tasks = held.tasks();
                 held.returned(ReturnReason::Release, tasks);
             }
+        }
+    }
+
+    /// Gives back what the source has read ahead.
+    pub async fn close(&self) {
+        if let Err(fault) = self.source.close().await {
+            tracing::warn!(queue = self.name, %fault, "what was read ahead comes back when its lease ends");
         }
     }
 

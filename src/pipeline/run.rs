@@ -33,7 +33,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     effect::Analysis,
-    intake::{BatchSource, FaultKind, LeaseSource, Link, QueueAdmin, SourceSettings, StreamSource},
+    intake::{FaultKind, LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
     schedule,
     status::{self, Health, Need, StatusState},
@@ -87,6 +87,9 @@ struct Shared {
     metrics: Arc<Metrics>,
     signals: Signals,
     analysis: Arc<Analysis>,
+    schemas: Arc<Schemas>,
+    queue_metrics: BTreeMap<String, Arc<QueueMetrics>>,
+    events: Arc<snapshot::JobEvents>,
     memory: Arc<Semaphore>,
     memory_units: usize,
     /// Ends what goes on beside the batches, after the drain.
@@ -100,12 +103,20 @@ struct Shared {
 pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
     let started = Instant::now();
     let queues = selected(&config, &options)?;
+    let schemas = Arc::new(Schemas::builtin());
+    let types: Vec<String> = schemas.types().map(str::to_owned).collect();
+    // Made before anything can be scraped: every series exists from the start.
+    let queue_metrics = queues.keys().map(|name| (name.clone(), metrics.queue(name, &types))).collect();
+    let jobs = schedule::jobs(&config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
+    let events = Arc::new(snapshot::JobEvents::new(&jobs));
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
     let link = Link::new(&config.redis).map_err(RunError::Configuration)?;
     let store = Store::new(&config.mongodb).await.map_err(RunError::Configuration)?;
     let health = Arc::new(Health::new(STUCK_AFTER));
-    health.expect("redis", Need::Required, "not connected yet", clock::now());
-    health.expect("mongodb", Need::Required, "not connected yet", clock::now());
+    let reason = |name: &str, address: &str| format!("no answer yet from {name} at {address}");
+    health.expect("redis", Need::Required, &reason("Redis", link.address()), clock::now());
+    health.expect("mongodb", Need::Required, &reason("MongoDB", store.address()), clock::now());
+    health.expect("worker", Need::Required, "starting", clock::now());
     let memory_units = (config.worker.memory.as_u64() as usize).div_ceil(MEMORY_UNIT).max(1);
     let analysis = Arc::new(Analysis::new(&config, link.clone(), store.clone(), health.clone()));
     let shared = Arc::new(Shared {
@@ -120,6 +131,9 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         metrics,
         signals,
         analysis,
+        schemas,
+        queue_metrics,
+        events,
         done: CancellationToken::new(),
     });
     let latest = Latest::default();
@@ -192,8 +206,6 @@ impl Shared {
             connected = self.connect() => connected?,
             () = self.signals.stop.cancelled() => return Ok(()),
         }
-        let schemas = Arc::new(Schemas::builtin());
-        let types: Vec<String> = schemas.types().map(str::to_owned).collect();
         // apalis' monitor waits for all workers; one that ends alone must end the process, so that its
         // supervisor sees it.
         let failed = Arc::new(OnceLock::new());
@@ -207,10 +219,10 @@ impl Shared {
         });
         let mut measured = Vec::new();
         for (name, queue) in &queues {
-            let metrics = self.metrics.queue(name, &types);
+            let metrics = self.queue_metrics[name].clone();
             let admin = QueueAdmin::new(self.link.clone(), &self.config.namespace, name, queue.kind);
             measured.push((admin.clone(), metrics.clone()));
-            let processor = Arc::new(self.processor(name, queue, &schemas, &metrics)?);
+            let processor = Arc::new(self.processor(name, queue, &metrics)?);
             let settings = SourceSettings {
                 namespace: self.config.namespace.clone(),
                 queue: name.clone(),
@@ -219,16 +231,11 @@ impl Shared {
                 crash_limit: self.config.retry.crashes,
                 low_share: queue.low_share,
             };
-            monitor = match queue.kind {
-                QueueKind::List => {
-                    let source = LeaseSource::new(self.link.clone(), settings, true);
-                    self.register(monitor, source, queue, admin, metrics, processor)
-                }
-                QueueKind::Stream => {
-                    let source = StreamSource::new(self.link.clone(), settings);
-                    self.register(monitor, source, queue, admin, metrics, processor)
-                }
+            let source = match queue.kind {
+                QueueKind::List => QueueSource::List(LeaseSource::new(self.link.clone(), settings, true)),
+                QueueKind::Stream => QueueSource::Stream(StreamSource::new(self.link.clone(), settings)),
             };
+            monitor = self.register(monitor, source, queue, admin, metrics, processor);
         }
         if queues.contains_key(crate::effect::analyze::QUEUE) {
             self.analysis.warm();
@@ -238,6 +245,7 @@ impl Shared {
         tokio::spawn(measuring);
         let scheduler = self.schedule().await?;
         let names: Vec<&String> = queues.keys().collect();
+        self.health.ready("worker", clock::now());
         tracing::info!(worker = self.worker, queues = ?names, http = self.config.http.listen, ready_ms = started.elapsed().as_millis() as u64, "at work");
 
         let mut running = tokio::spawn(
@@ -270,65 +278,106 @@ impl Shared {
         tokio::pin!(limit);
         let mut told = false;
         loop {
-            let redis = self.link.ping().await;
-            let mongo = self.store.ping().await;
-            if let Err(fault) = &redis
-                && fault.kind == FaultKind::Denied
-            {
+            let both = async { tokio::join!(self.redis_answers(), self.mongodb_answers()) };
+            let (redis, mongodb) = tokio::select! {
+                both = both => both,
+                () = &mut limit => return Err(self.unreachable()),
+            };
+            if redis? & mongodb? {
+                break;
+            }
+            if !told {
+                tracing::warn!(
+                    "waiting up to {:?} for the services: {}",
+                    self.config.worker.start_wait,
+                    self.missing()
+                );
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+                () = &mut limit => return Err(self.unreachable()),
+            }
+        }
+        if self.options.no_migrate {
+            return Ok(());
+        }
+        loop {
+            let migrated = tokio::select! {
+                migrated = self.store.migrate(clock::now()) => migrated,
+                () = &mut limit => return Err(self.unreachable()),
+            };
+            match migrated {
+                Ok(taken) => {
+                    if !taken.is_empty() {
+                        tracing::info!(?taken, "the schema is up to date");
+                    }
+                    break;
+                }
+                Err(fault) if fault.is_configuration() => {
+                    return Err(RunError::Configuration(format!("the schema cannot be brought up to date: {fault}")));
+                }
+                // A failover in the middle: every step can be repeated.
+                Err(fault) => {
+                    self.health.unready("mongodb", &fault.to_string(), clock::now());
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+            }
+        }
+        self.health.ready("mongodb", clock::now());
+        Ok(())
+    }
+
+    async fn redis_answers(&self) -> Result<bool, RunError> {
+        match self.link.ping().await {
+            Ok(()) => self.health.ready("redis", clock::now()),
+            Err(fault) if fault.kind == FaultKind::Denied => {
                 let address = self.link.address();
                 return Err(RunError::Configuration(format!(
                     "Redis at {address} refuses the credentials; check user and password in `redis.url`: {fault}"
                 )));
             }
-            if let Err(fault) = &mongo
-                && fault.is_configuration()
-            {
-                return Err(RunError::Configuration(format!("{fault}; check `mongodb.uri`")));
-            }
-            let now = clock::now();
-            match (&redis, &mongo) {
-                (Ok(()), Ok(())) => {
-                    self.health.ready("redis", now);
-                    self.health.ready("mongodb", now);
-                    break;
-                }
-                _ => {
-                    let text = [redis.err().map(|e| e.to_string()), mongo.err().map(|e| e.to_string())];
-                    let text = text.into_iter().flatten().collect::<Vec<_>>().join("; ");
-                    if !told {
-                        tracing::warn!("waiting up to {:?} for the services: {text}", self.config.worker.start_wait);
-                        told = true;
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(Duration::from_millis(250)) => {}
-                        () = &mut limit => return Err(RunError::Unreachable(format!(
-                            "gave up after {:?}: {text}. Start the services, or set `redis.url` and `mongodb.uri`",
-                            self.config.worker.start_wait
-                        ))),
-                    }
-                }
+            Err(fault) => {
+                self.health.unready("redis", &fault.to_string(), clock::now());
+                return Ok(false);
             }
         }
-        if !self.options.no_migrate {
-            let taken =
-                self.store.migrate(clock::now()).await.map_err(|e| RunError::Unreachable(format!("migrating: {e}")))?;
-            if !taken.is_empty() {
-                tracing::info!(?taken, "the schema is up to date");
-            }
-        }
-        Ok(())
+        Ok(true)
     }
 
-    fn processor(
-        &self,
-        name: &str,
-        queue: &Queue,
-        schemas: &Arc<Schemas>,
-        metrics: &Arc<QueueMetrics>,
-    ) -> Result<Processor, RunError> {
+    async fn mongodb_answers(&self) -> Result<bool, RunError> {
+        match self.store.ping().await {
+            Ok(()) => self.health.ready("mongodb", clock::now()),
+            Err(fault) if fault.is_configuration() => {
+                return Err(RunError::Configuration(format!("{fault}; check `mongodb.uri`")));
+            }
+            Err(fault) => {
+                self.health.unready("mongodb", &fault.to_string(), clock::now());
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is missing, in the words of those who miss it.
+    fn missing(&self) -> String {
+        let components = self.health.components();
+        let stores = ["redis", "mongodb"].iter().filter_map(|name| components.get(*name)?.reason.clone());
+        stores.collect::<Vec<_>>().join("; ")
+    }
+
+    fn unreachable(&self) -> RunError {
+        RunError::Unreachable(format!(
+            "gave up after {:?}: {}. Start the services, or set `redis.url` and `mongodb.uri`",
+            self.config.worker.start_wait,
+            self.missing()
+        ))
+    }
+
+    fn processor(&self, name: &str, queue: &Queue, metrics: &Arc<QueueMetrics>) -> Result<Processor, RunError> {
         Ok(Processor {
             queue: name.to_string(),
-            decoder: Decoder::new(name, queue, &self.config.limits, schemas.clone())
+            decoder: Decoder::new(name, queue, &self.config.limits, self.schemas.clone())
                 .map_err(|e| RunError::Configuration(e.to_string()))?,
             store: self.store.clone(),
             typing: TypingCache::new(self.link.clone(), &self.config.namespace, self.config.typing.redis_ttl),
@@ -342,10 +391,10 @@ impl Shared {
         })
     }
 
-    fn register<S: BatchSource>(
+    fn register(
         &self,
         monitor: Monitor,
-        source: S,
+        source: QueueSource,
         queue: &Queue,
         admin: QueueAdmin,
         metrics: Arc<QueueMetrics>,
@@ -384,12 +433,11 @@ impl Shared {
             return Ok(None);
         }
         let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
-        let events = snapshot::JobEvents::new(&jobs);
         let db = self.store.database();
         let list =
             schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
-        events.seed(&list);
-        let handle = schedule::Scheduler::start(db, self.identity(), jobs, Arc::new(events))
+        self.events.seed(&list);
+        let handle = schedule::Scheduler::start(db, self.identity(), jobs, self.events.clone())
             .await
             .map_err(|e| RunError::Unreachable(format!("starting the schedule: {e}")))?;
         Ok(Some(handle))
@@ -403,6 +451,7 @@ impl Shared {
     ) -> Result<(), RunError> {
         let drain = self.config.worker.drain;
         tracing::info!(?drain, "stopping: no new claims, finishing what is in flight");
+        self.health.unready("worker", "stopping: no new claims, finishing what is in flight", clock::now());
         let stopping = async {
             match scheduler {
                 Some(handle) => handle.stop(drain).await,

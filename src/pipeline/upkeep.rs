@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use chrono::DateTime;
@@ -23,14 +23,19 @@ const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// Renews the leases of one queue until `done`; a failed renewal is repeated soon.
 pub async fn renew<S: BatchSource>(queue: Arc<QueueRuntime<S>>, lease: Duration, done: CancellationToken) {
-    let mut pause = lease / 3;
+    let every = (lease / 3).min(Duration::from_secs(10));
+    let mut pause = every;
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = done.cancelled() => return,
         }
+        // While all handlers are busy nobody claims: work in flight is a sign of life, too.
+        if queue.metrics.ledger().in_flight > 0 {
+            queue.health.beat(&queue.component(), Instant::now());
+        }
         pause = match queue.source.renew().await {
-            Ok(0) => lease / 3,
+            Ok(0) => every,
             Ok(lost) => {
                 queue.metrics.failures(ErrorClass::LeaseLost).increment(lost as u64);
                 tracing::warn!(
@@ -38,7 +43,7 @@ pub async fn renew<S: BatchSource>(queue: Arc<QueueRuntime<S>>, lease: Duration,
                     lost,
                     "leases were lost: this process or Redis stood still for longer than a lease"
                 );
-                lease / 3
+                every
             }
             Err(fault) => {
                 queue.health.unready("redis", &fault.to_string(), clock::now());

@@ -30,7 +30,6 @@ pub(super) struct Lease {
 
 /// What came of trying to claim a slot.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one value at a time, taken apart at once")]
 pub(super) enum Claim {
     Mine(Box<Lease>),
     /// Another worker was first, or the slot has not come by MongoDB's clock.

@@ -90,12 +90,14 @@ impl Store {
             }
         }
         for (collection, positions) in set.unresolved(false) {
-            if self.looks.load(Ordering::Relaxed) > 0 {
-                self.look(collection, set, &positions).await?;
-            } else {
+            if self.looks.load(Ordering::Relaxed) == 0 {
                 for chunk in chunks(set, &positions) {
                     self.insert(collection, set, &chunk, true).await?;
                 }
+            }
+            let there: Vec<usize> = positions.iter().copied().filter(|p| set.resolutions[*p].is_none()).collect();
+            if !there.is_empty() {
+                self.look(collection, set, &there).await?;
             }
             // What was there already is replaced if it is older.
             for chunk in chunks(set, &positions) {
@@ -143,7 +145,7 @@ impl Store {
     ) -> Result<(), StoreFault> {
         let mut documents = RawArrayBuf::new();
         for p in positions {
-            documents.push(set.writes[*p].document.clone());
+            documents.push(&*set.writes[*p].document);
         }
         let command = rawdoc! { "insert": collection, "ordered": false, "documents": documents };
         let reply = self.send("insert", collection, command).await?;
@@ -218,7 +220,7 @@ impl Store {
         let mut changed = 0;
         for p in positions {
             match found.get(&set.writes[*p].id).and_then(|there| against(set, *p, *there)) {
-                // Equal is this write's own effect: the update that has just been sent, or an earlier delivery's.
+                // It was older when it was looked up: what is there now is this write's own effect.
                 Some(Resolution::Duplicate) => set.resolve(*p, Resolution::Written),
                 Some(resolution) => set.resolve(*p, resolution),
                 None => changed += 1,

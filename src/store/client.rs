@@ -19,6 +19,8 @@ use crate::{config, metrics::MongoMetrics};
 pub struct Store {
     pub(super) db: Database,
     pub(super) timeout: Duration,
+    /// Hosts without credentials, for messages.
+    pub(super) address: String,
     pub(super) metrics: Arc<MongoMetrics>,
     /// How many batches are still to look before they insert; see `bulk`.
     pub(super) looks: Arc<AtomicU32>,
@@ -37,6 +39,7 @@ impl Store {
         // Selection is bounded like every other step, so that a missing primary is noticed and reported.
         options.server_selection_timeout.get_or_insert(settings.timeout.min(Duration::from_secs(5)));
         options.connect_timeout.get_or_insert(settings.timeout.min(Duration::from_secs(5)));
+        let address = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let client = Client::with_options(options)
             .map_err(|e| format!("`mongodb.uri` cannot be used: {}", without_userinfo(&e.to_string())))?;
         let majority = WriteConcern::builder()
@@ -52,9 +55,15 @@ impl Store {
         Ok(Self {
             db: client.database_with_options(&settings.database, concerns),
             timeout: settings.timeout,
+            address,
             metrics: Arc::new(MongoMetrics::new(&[ANALYSES, TYPING_CONTEXTS, DEAD_LETTERS])),
             looks: Arc::default(),
         })
+    }
+
+    /// Hosts without credentials.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The database, for the schedule and the jobs.

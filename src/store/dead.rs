@@ -1,15 +1,27 @@
 //! Dead letters: what could not be done, with its original bytes and the reason.
 
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
-use mongodb::bson::{Binary, Bson, DateTime as BsonDate, Document, RawBson, doc, rawdoc, spec::BinarySubtype};
+use futures::{AsyncReadExt, AsyncWriteExt, TryStreamExt};
+use mongodb::{
+    bson::{Binary, Bson, DateTime as BsonDate, Document, RawBson, cstr, doc, rawdoc, spec::BinarySubtype},
+    error::{ErrorKind, GridFsErrorKind},
+    gridfs::GridFsBucket,
+    options::GridFsBucketOptions,
+};
 use serde::Serialize;
 
 use super::{DEAD_LETTERS, Store, StoreFault};
 use crate::{
     batch::{Mode, Write},
+    metrics::ErrorClass,
     task::{Priority, Reason},
 };
+
+/// Larger bodies lie in a GridFS bucket, under the dead letter's own id: MongoDB takes no document of more than 16 MiB.
+pub const INLINE_BODY: usize = 8 * 1024 * 1024;
+
+/// The bucket's name.
+const BODIES: &str = "dead_letter_bodies";
 
 /// A task that is given up.
 pub struct NewDeadLetter<'a> {
@@ -33,7 +45,7 @@ impl NewDeadLetter<'_> {
     pub fn write(&self, task: usize) -> Write {
         let id = format!("{}:{}", self.queue, self.identity);
         let text = |t: Option<&str>| t.map_or(RawBson::Null, RawBson::from);
-        let document = rawdoc! {
+        let mut document = rawdoc! {
             "_id": id.as_str(),
             "queue": self.queue,
             "priority": self.priority.as_str(),
@@ -46,8 +58,13 @@ impl NewDeadLetter<'_> {
             "crashes": self.crashes as i32,
             "deadAt": BsonDate::from_millis(self.dead_at.timestamp_millis()),
             "bytes": self.body.len() as i64,
-            "body": Binary { subtype: BinarySubtype::Generic, bytes: self.body.to_vec() },
         };
+        if self.body.len() > INLINE_BODY {
+            document.append(cstr!("bodyFile"), id.as_str());
+        } else {
+            let body = Binary { subtype: BinarySubtype::Generic, bytes: self.body.to_vec() };
+            document.append(cstr!("body"), body);
+        }
         Write { collection: DEAD_LETTERS, mode: Mode::Insert, id, document, task }
     }
 }
@@ -71,6 +88,9 @@ pub struct DeadLetter {
     /// The original bytes; empty in listings.
     #[serde(skip)]
     pub body: Vec<u8>,
+    /// Whether the body lies in the bucket.
+    #[serde(skip)]
+    is_filed: bool,
 }
 
 impl DeadLetter {
@@ -100,6 +120,7 @@ impl DeadLetter {
                 .unwrap_or_default(),
             bytes: number("bytes").max(0) as u64,
             body: d.get_binary_generic("body").ok().cloned().unwrap_or_default(),
+            is_filed: d.contains_key("bodyFile"),
         }
     }
 }
@@ -162,7 +183,38 @@ impl Store {
             let found = dead.find(doc! { "$and": conditions });
             found.sort(doc! { "_id": 1 }).limit(limit).await?.try_collect::<Vec<_>>().await
         };
-        Ok(self.bounded("find", find).await?.iter().map(DeadLetter::read).collect())
+        let mut page: Vec<DeadLetter> = self.bounded("find", find).await?.iter().map(DeadLetter::read).collect();
+        for letter in page.iter_mut().filter(|l| l.is_filed) {
+            letter.body = self.dead_body(&letter.id).await?;
+        }
+        Ok(page)
+    }
+
+    fn bodies(&self) -> GridFsBucket {
+        self.db.gridfs_bucket(GridFsBucketOptions::builder().bucket_name(BODIES.to_string()).build())
+    }
+
+    async fn dead_body(&self, id: &str) -> Result<Vec<u8>, StoreFault> {
+        let mut body = Vec::new();
+        let mut stream = self.bodies().open_download_stream(id.into()).await?;
+        stream.read_to_end(&mut body).await.map_err(|e| StoreFault::answer(ErrorClass::Network, e.to_string()))?;
+        Ok(body)
+    }
+
+    /// Stores the body of a dead letter to come. An earlier attempt under this id is replaced: its end is unknown.
+    pub async fn dead_put_body(&self, id: &str, body: &[u8]) -> Result<(), StoreFault> {
+        self.dead_drop_body(id).await?;
+        let mut stream = self.bodies().open_upload_stream(id).id(id.into()).await?;
+        let broken = |e: std::io::Error| StoreFault::answer(ErrorClass::Network, e.to_string());
+        stream.write_all(body).await.map_err(broken)?;
+        stream.close().await.map_err(broken)
+    }
+
+    async fn dead_drop_body(&self, id: &str) -> Result<(), StoreFault> {
+        match self.bodies().delete(id.into()).await {
+            Err(e) if !matches!(*e.kind, ErrorKind::GridFs(GridFsErrorKind::FileNotFound { .. })) => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// How many match.
@@ -185,13 +237,12 @@ impl Store {
     /// Deletes these; answers how many were there.
     pub async fn dead_delete_all(&self, ids: &[String]) -> Result<u64, StoreFault> {
         let dead = self.db.collection::<Document>(DEAD_LETTERS);
+        let filed = doc! { "_id": { "$in": ids }, "bodyFile": { "$exists": true } };
+        let find = async { dead.find(filed).projection(doc! { "_id": 1 }).await?.try_collect::<Vec<_>>().await };
+        for letter in self.bounded("find", find).await? {
+            self.dead_drop_body(letter.get_str("_id").unwrap_or_default()).await?;
+        }
         let delete = dead.delete_many(doc! { "_id": { "$in": ids } });
         Ok(self.bounded("delete", delete.into_future()).await?.deleted_count)
-    }
-
-    /// Deletes one; answers whether it was there.
-    pub async fn dead_delete(&self, id: &str) -> Result<bool, StoreFault> {
-        let dead = self.db.collection::<Document>(DEAD_LETTERS);
-        Ok(self.bounded("delete", dead.delete_one(doc! { "_id": id }).into_future()).await?.deleted_count == 1)
     }
 }

@@ -11,7 +11,7 @@ mod migrate;
 mod read;
 
 pub use client::Store;
-pub use dead::{DeadFilter, DeadLetter, NewDeadLetter};
+pub use dead::{DeadFilter, DeadLetter, INLINE_BODY, NewDeadLetter};
 pub use fault::StoreFault;
 pub use migrate::{IndexState, Migration};
 

@@ -1,4 +1,4 @@
-//! Reads that answer a task.
+//! Reads that answer a task, and those that show people what is there.
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -17,5 +17,27 @@ impl Store {
         let found = self.bounded("find", find).await?;
         let key = |d: &Document| d.get_str("cacheKey").ok().map(str::to_string);
         Ok(found.into_iter().filter_map(|d| Some((key(&d)?, d))).collect())
+    }
+
+    /// Those of `ids` that `collection` has, in no order.
+    pub async fn by_ids(&self, collection: &str, ids: &[String]) -> Result<Vec<Document>, StoreFault> {
+        let find = async {
+            let documents = self.db.collection::<Document>(collection);
+            documents.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await
+        };
+        self.bounded("find", find).await
+    }
+
+    /// The newest analysis of a document.
+    pub async fn newest_analysis(&self, document: &str) -> Result<Option<Document>, StoreFault> {
+        let analyses = self.db.collection::<Document>(ANALYSES);
+        let find = analyses.find_one(doc! { "documentId": document }).sort(doc! { "createdAt": -1 });
+        self.bounded("find", find.into_future()).await
+    }
+
+    /// How many documents `collection` has, by its metadata.
+    pub async fn size(&self, collection: &str) -> Result<u64, StoreFault> {
+        let documents = self.db.collection::<Document>(collection);
+        self.bounded("count", documents.estimated_document_count().into_future()).await
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use harper_core::{Dialect, Document, TokenKind, linting::LintGroup, spell::Dictionary};
+use harper_core::{Dialect, Document, TokenKind, TokenStringExt, linting::LintGroup, spell::Dictionary};
 
 use super::{
     Checked,
@@ -13,12 +13,19 @@ use super::{
     guard::{BlockParser, GuardedDictionary},
     rules,
 };
-use crate::analysis::{Format, language, text::Block};
+use crate::analysis::{
+    Format, language,
+    text::{self, Block},
+};
 
 pub const NAME: &str = "harper-core";
 
-/// Rule groups for this many dialects are kept by one thread; each costs some dozens of megabytes.
+/// Rule groups for this many dialects are kept by one thread.
 const MAX_GROUPS: usize = 2;
+
+/// After this many clauses and sentences a rule group is made anew. It remembers its findings in each of the last
+/// thousands of them, at some 60 kB apiece; making a group takes about as long as checking ten of them.
+const UNITS_PER_GROUP: usize = 600;
 
 /// A block needs this many words before it is taken for another language than its text's.
 const MIN_FOREIGN_WORDS: usize = 8;
@@ -47,12 +54,35 @@ pub fn version() -> &'static str {
     harper_core::core_version()
 }
 
+/// One block, and how to read it.
+#[derive(Clone, Copy)]
+pub struct Passage<'a> {
+    /// The whole text.
+    pub text: &'a str,
+    /// Of at most [`crate::analysis::text::MAX_BLOCK_CHARS`] characters.
+    pub block: &'a Block,
+    pub format: Format,
+    pub dialect: Dialect,
+}
+
+impl<'a> Passage<'a> {
+    pub fn source(self) -> &'a str {
+        &self.text[self.block.range.clone()]
+    }
+}
+
 /// Not shared: the engine keeps much of its state per thread, so that it is used on the thread that loaded it.
 pub struct Engine {
     settings: Arc<Settings>,
     dictionary: Arc<GuardedDictionary>,
     /// The one used last is the first.
-    groups: Vec<(Dialect, LintGroup)>,
+    groups: Vec<Group>,
+}
+
+struct Group {
+    dialect: Dialect,
+    rules: LintGroup,
+    units: usize,
 }
 
 impl Engine {
@@ -60,9 +90,10 @@ impl Engine {
     pub fn load(settings: Arc<Settings>) -> Self {
         let dictionary = Arc::new(GuardedDictionary::load(&settings.dictionary));
         let mut engine = Self { settings, dictionary, groups: Vec::new() };
-        let text = "This are a smal sentence to begin with.";
-        for block in crate::analysis::text::blocks(text, Format::Plain) {
-            engine.check(text, &block, Format::Plain, engine.settings.dialect);
+        let (text, format, dialect) =
+            ("This are a smal sentence to begin with.", Format::Plain, engine.settings.dialect);
+        for block in &text::blocks(text, format) {
+            engine.check(Passage { text, block, format, dialect });
         }
         engine
     }
@@ -73,67 +104,60 @@ impl Engine {
         known as f64 / words.len().max(1) as f64
     }
 
-    /// Checks one block of at most [`crate::analysis::text::MAX_BLOCK_CHARS`] characters. `None`: the engine fails
-    /// on it whatever is left out, and is sound again.
-    pub fn check(&mut self, text: &str, block: &Block, format: Format, dialect: Dialect) -> Option<Checked> {
+    /// Checks one block. `None`: the engine fails on it whatever is left out, and is sound again.
+    pub fn check(&mut self, passage: Passage) -> Option<Checked> {
         // The rule counts on a small "s": not worth a panic each time.
-        let source = &text[block.range.clone()];
-        let fragile = source.contains("'S") || source.contains("’S");
+        let fragile = ["'S", "’S"].iter().any(|ending| passage.source().contains(ending));
         let mut attempts = [fragile, true].into_iter();
-        attempts.find_map(|without_fragile| self.attempt(text, block, format, dialect, without_fragile))
+        attempts.find_map(|without_fragile| self.attempt(passage, without_fragile))
     }
 
-    /// Drops the rules, which are loaded anew when next needed.
+    /// Drops the rules, which are made anew when next needed.
     pub fn reset(&mut self) {
         self.groups.clear();
     }
 
-    /// `None` when the engine panicked: its rules may be in any state then, and are loaded anew.
-    fn attempt(
-        &mut self,
-        text: &str,
-        block: &Block,
-        format: Format,
-        dialect: Dialect,
-        without_fragile: bool,
-    ) -> Option<Checked> {
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.lint(text, block, format, dialect, without_fragile)));
+    /// `None` when the engine panicked: its rules may be in any state then, and are made anew.
+    fn attempt(&mut self, passage: Passage, without_fragile: bool) -> Option<Checked> {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.lint(passage, without_fragile)));
         if outcome.is_err() {
             self.reset();
         }
         outcome.ok()
     }
 
-    fn lint(&mut self, text: &str, block: &Block, format: Format, dialect: Dialect, without_fragile: bool) -> Checked {
-        let source: Arc<[char]> = text[block.range.clone()].chars().collect();
-        let parser = BlockParser::new(text, block);
+    fn lint(&mut self, passage: Passage, without_fragile: bool) -> Checked {
+        let source: Arc<[char]> = passage.source().chars().collect();
+        let parser = BlockParser::new(passage.text, passage.block);
         let document = Document::new_from_chars(source, &parser, &self.dictionary);
-        if is_foreign(&document, &text[block.range.clone()]) {
+        if is_foreign(&document, passage.source()) {
             return Checked { other_language: true, ..Checked::default() };
         }
-        let limit = self.settings.matches_per_block;
-        let dictionary = self.dictionary.clone();
-        let group = self.group(dialect);
-        group.config.set_rule_enabled(rules::FRAGILE, !without_fragile);
+        let units = document.iter_chunks().count() + document.iter_sentences().count();
+        let rules = self.rules(passage.dialect, units);
+        rules.config.set_rule_enabled(rules::FRAGILE, !without_fragile);
         // The group remembers findings by characters and configuration, and what those say depends on the format.
-        group.config.set_rule_enabled("contextd: Markdown", format == Format::Markdown);
-        let lints = group.organized_lints(&document);
-        let reading =
-            Reading { text, block, parser: &parser, source: document.get_source(), dictionary: &dictionary, dialect };
-        findings::checked(&reading, lints, limit)
+        rules.config.set_rule_enabled("contextd: Markdown", passage.format == Format::Markdown);
+        let lints = rules.organized_lints(&document);
+        let reading = Reading { passage, parser: &parser, source: document.get_source(), dictionary: &self.dictionary };
+        findings::checked(&reading, lints, self.settings.matches_per_block)
     }
 
-    fn group(&mut self, dialect: Dialect) -> &mut LintGroup {
-        match self.groups.iter().position(|(of, _)| *of == dialect) {
+    /// The rules for a dialect, to be used on `units` clauses and sentences.
+    fn rules(&mut self, dialect: Dialect, units: usize) -> &mut LintGroup {
+        self.groups.retain(|group| group.units < UNITS_PER_GROUP);
+        match self.groups.iter().position(|group| group.dialect == dialect) {
             Some(index) => self.groups[..=index].rotate_right(1),
             None => {
-                let mut group = LintGroup::new_curated(self.dictionary.clone(), dialect);
-                rules::configure(&mut group.config);
+                let mut rules = LintGroup::new_curated(self.dictionary.clone(), dialect);
+                rules::configure(&mut rules.config);
                 self.groups.truncate(MAX_GROUPS - 1);
-                self.groups.insert(0, (dialect, group));
+                self.groups.insert(0, Group { dialect, rules, units: 0 });
             }
         }
-        &mut self.groups[0].1
+        let group = &mut self.groups[0];
+        group.units += units;
+        &mut group.rules
     }
 }
 
@@ -159,21 +183,35 @@ mod tests {
     }
 
     fn checked(engine: &mut Engine, text: &str, dialect: Dialect) -> Checked {
-        engine.check(text, &blocks(text, Format::Plain)[0], Format::Plain, dialect).expect("the engine failed")
+        let format = Format::Plain;
+        engine.check(Passage { text, block: &blocks(text, format)[0], format, dialect }).expect("the engine failed")
     }
 
     #[test]
     fn a_panic_costs_one_rule_of_one_block() {
         let mut engine = Engine::load(settings());
-        let text = "THERE'S CHANGES in the file, and teh rest.";
-        let block = &blocks(text, Format::Plain)[0];
-        assert!(
-            engine.attempt(text, block, Format::Plain, Dialect::American, false).is_none(),
-            "it panicked no longer"
-        );
+        let (text, format, dialect) = ("THERE'S CHANGES in the file, and teh rest.", Format::Plain, Dialect::American);
+        let passage = Passage { text, block: &blocks(text, format)[0], format, dialect };
+        assert!(engine.attempt(passage, false).is_none(), "it panicked no longer");
         assert!(engine.groups.is_empty());
-        assert_eq!(checked(&mut engine, text, Dialect::American).matches.len(), 1);
-        assert_eq!(checked(&mut engine, "There is apples here.", Dialect::American).matches[0].rule.id, rules::FRAGILE);
+        assert_eq!(checked(&mut engine, text, dialect).matches.len(), 1);
+        assert_eq!(checked(&mut engine, "There is apples here.", dialect).matches[0].rule.id, rules::FRAGILE);
+    }
+
+    #[test]
+    fn a_group_is_used_for_a_while() {
+        let mut engine = Engine::load(settings());
+        let text = "One, two. ".repeat(UNITS_PER_GROUP / 8);
+        let mut units = Vec::new();
+        for _ in 0..4 {
+            checked(&mut engine, &text, Dialect::American);
+            units.push(engine.groups[0].units);
+        }
+        assert_eq!(engine.groups.len(), 1);
+        assert!(
+            units.iter().all(|units| *units < 2 * UNITS_PER_GROUP) && units.windows(2).any(|pair| pair[0] > pair[1]),
+            "{units:?}"
+        );
     }
 
     #[test]
@@ -184,7 +222,7 @@ mod tests {
         assert_eq!(checked(&mut engine, text, Dialect::British).matches, []);
         assert_eq!(checked(&mut engine, text, Dialect::Australian).matches, []);
         assert_eq!(engine.groups.len(), MAX_GROUPS);
-        assert_eq!(engine.groups[0].0, Dialect::Australian);
+        assert_eq!(engine.groups[0].dialect, Dialect::Australian);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use harper_core::{
 
 use super::{
     Checked,
+    engine::Passage,
     guard::{BlockParser, GuardedDictionary},
     rules::{self, Label, SPELLING},
 };
@@ -26,13 +27,11 @@ const MAX_REPLACEMENTS: usize = 5;
 
 /// A block as the engine has read it.
 pub struct Reading<'a> {
-    pub text: &'a str,
-    pub block: &'a Block,
+    pub passage: Passage<'a>,
     pub parser: &'a BlockParser,
     /// The block's characters.
     pub source: &'a [char],
     pub dictionary: &'a GuardedDictionary,
-    pub dialect: Dialect,
 }
 
 /// The findings of a block, with offsets from its start; of many the first `limit`.
@@ -58,7 +57,7 @@ pub fn checked(reading: &Reading, lints: BTreeMap<String, Vec<Lint>>, limit: usi
 
 /// Rules that are right only where a sentence really begins, or where all of a paragraph is seen.
 fn is_trusted(reading: &Reading, rule: &str, lint: &Lint) -> bool {
-    let Reading { text, block, source, .. } = *reading;
+    let Reading { passage: Passage { text, block, .. }, source, .. } = *reading;
     match rule {
         "SentenceCapitalization" => {
             let bytes: usize = source[..lint.span.start].iter().map(|c| c.len_utf8()).sum();
@@ -126,7 +125,7 @@ impl Finding {
         let source = reading.source;
         let span = self.lint.span;
         let around = around(source, span);
-        let message = self.message(reading.dialect);
+        let message = self.message(reading.passage.dialect);
         Match {
             offset: utf16.at(span.start),
             length: utf16.at(span.end) - utf16.at(span.start),
@@ -201,7 +200,7 @@ fn unmarked(message: &str) -> String {
             _ => plain.push(c),
         }
     }
-    if !plain.ends_with(['.', '!', '?', '…', '"']) {
+    if !plain.ends_with(['.', '!', '?', '…']) {
         plain.push('.');
     }
     plain

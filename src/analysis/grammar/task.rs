@@ -10,7 +10,7 @@ use std::{
 
 use harper_core::Dialect;
 
-use super::{BlockCache, Checked, Engine};
+use super::{BlockCache, Checked, Engine, engine::Passage};
 use crate::analysis::{
     keys::{BlockKey, Keys},
     request::Format,
@@ -119,8 +119,8 @@ impl CheckTask {
 
     fn check(&self, index: usize, engine: &mut Engine, cache: &BlockCache) -> Result<Arc<Checked>, SkipReason> {
         let (block, key) = &self.blocks[index];
-        let checked = engine.check(&self.text, block, self.format, self.dialect).ok_or(SkipReason::EngineFailure)?;
-        let checked = Arc::new(checked);
+        let passage = Passage { text: &self.text, block, format: self.format, dialect: self.dialect };
+        let checked = Arc::new(engine.check(passage).ok_or(SkipReason::EngineFailure)?);
         cache.insert(*key, checked.clone());
         Ok(checked)
     }
@@ -214,5 +214,37 @@ impl Position {
         self.utf16 += if passed.is_ascii() { passed.len() } else { passed.chars().map(char::len_utf16).sum() } as u32;
         self.byte = byte;
         self.utf16
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::{super::Settings, *};
+
+    #[test]
+    fn two_threads_find_what_one_finds() {
+        let text: Arc<str> = (0..60).map(|n| format!("🙂 On day {n} we saw teh house.\n\n")).collect::<String>().into();
+        let settings = Settings { dialect: Dialect::American, dictionary: vec![], matches_per_block: 100 };
+        let settings = Arc::new(settings);
+        let blocks = text::blocks(&text, Format::Plain);
+        let check = |threads: usize| {
+            let cache = BlockCache::new(1 << 20);
+            let limits = Limits { deadline: Instant::now() + Duration::from_secs(60), cancelled: Arc::default() };
+            let keys = Keys::new(b"", "");
+            let task = CheckTask::new(text.clone(), &blocks, Format::Plain, Dialect::American, limits, &keys, &cache);
+            thread::scope(|scope| {
+                for _ in 1..threads {
+                    scope.spawn(|| task.work(&mut Engine::load(settings.clone()), &cache));
+                }
+                task.work(&mut Engine::load(settings.clone()), &cache);
+                task.finish()
+            })
+        };
+        let (one, counts) = check(1);
+        assert_eq!(one.matches.len(), 60);
+        assert_eq!(counts, BlockCounts { total: 60, computed: 60, cached: 0, skipped: 0 });
+        assert_eq!(check(3), (one, counts));
     }
 }

@@ -46,6 +46,7 @@ async fn a_dropped_future_ends_its_work() {
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn threads_end_with_their_pool() {
     let names = || {

@@ -16,7 +16,7 @@ pub use segment::{is_end, sentences, words};
 
 use super::request::Format;
 
-/// No block that is checked is longer, in characters: it bounds the time that a hostile text can take between two
+/// No block that is checked has more prose, in characters: it bounds the time that a hostile text can take between two
 /// looks at the clock.
 pub const MAX_BLOCK_CHARS: usize = 4_000;
 

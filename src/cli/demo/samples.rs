@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::task::Priority;
+use crate::{metrics::Outcome, task::Priority};
 
 /// How far in the future `{soon}` lies: long enough to be seen waiting, short enough to wait for.
 pub const SOON: TimeDelta = TimeDelta::seconds(2);
@@ -16,8 +16,24 @@ pub struct Sample {
     /// Of a list queue.
     pub priority: Option<Priority>,
     pub body: String,
+    /// How it is meant to end.
+    pub expect: Outcome,
+    /// It is pushed when everything before it is done, because it is about what was found out then.
+    pub later: bool,
     /// Why it is among the samples, when that is not obvious.
     pub note: Option<String>,
+}
+
+impl Sample {
+    /// The event, of those that are one.
+    pub fn event(&self) -> Option<Value> {
+        serde_json::from_str(&self.body).ok()
+    }
+
+    /// Whether it is to wait in Redis first.
+    pub fn is_delayed(&self) -> bool {
+        self.event().is_some_and(|event| event.get("notbefore").is_some())
+    }
 }
 
 /// The sample input does not fit together: a mistake in `samples/`, never of the user.
@@ -25,6 +41,8 @@ pub struct Sample {
 pub enum SampleError {
     #[error("samples/tasks.jsonl, line {line}: {error}")]
     Line { line: usize, error: serde_json::Error },
+    #[error("samples/tasks.jsonl, line {line}: `expect` is not an outcome: {expect:?}")]
+    Outcome { line: usize, expect: String },
     #[error("samples/tasks.jsonl, line {line}: there is no samples/{file}")]
     File { line: usize, file: String },
     #[error(
@@ -39,6 +57,9 @@ pub enum SampleError {
 struct Line {
     queue: String,
     priority: Option<Priority>,
+    expect: String,
+    #[serde(default)]
+    later: bool,
     note: Option<String>,
     event: Option<Value>,
     content_file: Option<String>,
@@ -57,8 +78,12 @@ pub fn load(run: &str, now: DateTime<Utc>) -> Result<Vec<Sample>, SampleError> {
 }
 
 fn sample(line: usize, text: &str) -> Result<Sample, SampleError> {
-    let Line { queue, priority, note, event, content_file, raw } =
+    let Line { queue, priority, expect, later, note, event, content_file, raw } =
         serde_json::from_str(text).map_err(|error| SampleError::Line { line, error })?;
+    let expect = match Outcome::ALL.iter().find(|outcome| outcome.as_str() == expect) {
+        Some(outcome) => *outcome,
+        None => return Err(SampleError::Outcome { line, expect }),
+    };
     let body = match (event, content_file, raw) {
         (None, None, Some(raw)) => raw,
         (Some(event), None, None) => event.to_string(),
@@ -69,7 +94,7 @@ fn sample(line: usize, text: &str) -> Result<Sample, SampleError> {
         }
         _ => return Err(SampleError::Shape { line }),
     };
-    Ok(Sample { queue, priority, body, note })
+    Ok(Sample { queue, priority, body, expect, later, note })
 }
 
 fn document(file: &str) -> Option<&'static str> {
@@ -183,6 +208,15 @@ mod tests {
         let broken = |s: &Sample| serde_json::from_str::<Value>(&s.body).is_err();
         let samples = loaded("r1");
         assert!(samples.iter().any(broken));
-        assert!(samples.iter().filter(|s| broken(s)).all(|s| s.note.is_some()));
+        assert!(samples.iter().filter(|s| broken(s)).all(|s| s.note.is_some() && s.expect == Outcome::Dead));
+        assert!(samples.iter().filter(|s| s.expect == Outcome::Dead || s.later).all(|s| s.note.is_some()));
+    }
+
+    #[test]
+    fn every_outcome_is_among_them() {
+        let samples = loaded("r1");
+        for outcome in Outcome::ALL {
+            assert!(samples.iter().any(|s| s.expect == *outcome), "nothing ends as {outcome}");
+        }
     }
 }

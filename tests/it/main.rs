@@ -1,0 +1,26 @@
+//! contextd from outside: the real binary on real Redis and real MongoDB, held against its contract.
+//!
+//! Every test has a namespace, a database and a port of its own, so that all run side by side. Tests that trouble a
+//! server start one of their own. Nothing here knows the code: what is checked is what producers, operators and
+//! dashboards see.
+
+mod harness;
+
+mod analysis;
+mod bad_input;
+mod bare;
+mod commands;
+mod dead;
+mod fleet;
+mod http;
+mod jobs;
+mod kills;
+mod ledger;
+mod list_queue;
+mod outages;
+mod settings;
+mod shutdown;
+mod startup;
+mod timing;
+mod topologies;
+mod typing;
