@@ -1,15 +1,20 @@
 //! The ceiling: the statements that the worker sends, sent by the bare driver. The documents are those that the
 //! worker wrote, into a database with the same indexes, prepared before the clock starts.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use anyhow::Result;
 use futures::{StreamExt, TryStreamExt};
 use mongodb::bson::RawDocumentBuf;
 
 use crate::{
     drain::{Clocks, Cost},
-    input::{BURST, Shape},
+    input::{self, BURST, Shape},
     proc,
-    world::{BATCH, IN_FLIGHT, World},
+    world::{BATCH, IN_FLIGHT, LIST, World},
 };
 
 /// Inserts what remains of each batch of [`BATCH`] tasks, [`IN_FLIGHT`] batches at once. Costs are per task.
@@ -33,6 +38,41 @@ pub fn ceiling(world: &mut World, shape: Shape, documents: &[RawDocumentBuf], ta
             .map(|joined| anyhow::Ok(joined??))
             .try_collect::<()>()
             .await
+    })?;
+    let end = Clocks::read(&world.servers, proc::own_cpu()?)?;
+    let cost = before.cost(&end, tasks, true);
+    world.clear(&stage)?;
+    Ok(cost)
+}
+
+/// A loop that pops a batch from the list and inserts one, and does nothing of the rest: it decodes nothing, and loses
+/// what it holds when it dies. Shows what taking the tasks out of Redis costs alone.
+pub fn popping_loop(world: &mut World, documents: &[RawDocumentBuf], tasks: usize) -> Result<Cost> {
+    let stage = world.stage()?;
+    let time = input::now();
+    let events = (0..tasks).map(|index| input::typing_event(Shape::Distinct, index, &time));
+    input::push(&mut world.redis, &stage, LIST, events)?;
+    let collection = world.database(&stage).collection::<RawDocumentBuf>("typing_contexts");
+    let batches: Arc<[Vec<RawDocumentBuf>]> = documents.chunks(BATCH).map(<[_]>::to_vec).collect();
+    let next = Arc::new(AtomicUsize::new(0));
+    let before = Clocks::read(&world.servers, proc::own_cpu()?)?;
+    world.runtime.block_on(async {
+        let redis = redis::Client::open(world.redis_url.as_str())?;
+        let loops = (0..IN_FLIGHT).map(|_| {
+            let (collection, batches, next, redis) = (collection.clone(), batches.clone(), next.clone(), redis.clone());
+            let key = stage.key(LIST, "normal");
+            tokio::spawn(async move {
+                let mut redis = redis.get_multiplexed_async_connection().await?;
+                loop {
+                    let popped: Option<Vec<Vec<u8>>> =
+                        redis::cmd("RPOP").arg(&key).arg(BATCH).query_async(&mut redis).await?;
+                    let batch = batches.get(next.fetch_add(1, Ordering::Relaxed));
+                    let (Some(_), Some(batch)) = (popped, batch) else { return anyhow::Ok(()) };
+                    collection.insert_many(batch).ordered(false).await?;
+                }
+            })
+        });
+        futures::future::try_join_all(loops).await?.into_iter().collect::<Result<()>>()
     })?;
     let end = Clocks::read(&world.servers, proc::own_cpu()?)?;
     let cost = before.cost(&end, tasks, true);

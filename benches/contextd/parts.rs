@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::{
-    ceiling::ceiling,
+    ceiling::{ceiling, popping_loop},
     drain::{Case, Cost, Drained, drain},
     grammar::{self, Analysed, median},
     input::{Paragraphs, Shape},
@@ -40,7 +40,7 @@ pub const QUICK: Sizes = Sizes {
     latency_seconds: 4,
     analysis_words: 8_000,
     analysis_repeats: 5,
-    backlogs: [(2_000, 1), (10_000, 1), (50_000, 1)],
+    backlogs: [(10_000, 1), (30_000, 1), (100_000, 1)],
 };
 
 /// Plain inserts a second of a competent hand-written loop in Python or Node.
@@ -93,6 +93,7 @@ impl Bench {
         let tasks = self.sizes.tasks;
         let mut documents = [(Shape::Distinct, Vec::new()), (Shape::Bursts, Vec::new())];
         let mut pairs: Vec<Vec<(Cost, Cost)>> = Case::ALL.map(|_| Vec::new()).into();
+        let mut popping = Vec::new();
         for round in 0..self.sizes.rounds {
             self.say(&format!("(a, b) round {} of {}", round + 1, self.sizes.rounds));
             for (case, pairs) in Case::ALL.into_iter().zip(&mut pairs) {
@@ -105,6 +106,10 @@ impl Bench {
                 self.say(&format!("  the bare driver: {}", shown(&bare)));
                 pairs.push((drained.cost, bare));
             }
+            let Some((_, kept)) = documents.first() else { continue };
+            let cost = popping_loop(&mut self.world, kept, tasks)?;
+            self.say(&format!("pop and insert, nothing else: {}", shown(&cost)));
+            popping.push(cost);
         }
         for (case, pairs) in Case::ALL.into_iter().zip(&pairs) {
             let of = |value: fn(&(Cost, Cost)) -> f64| median(pairs.iter().map(value).collect());
@@ -120,7 +125,7 @@ impl Bench {
                 Target::AtLeast(0.8),
                 note,
             );
-            let servers = format!(
+            let note = format!(
                 "bare {}; mongod {} (bare {}), Redis {}; others kept {} cores busy",
                 number(of(|(_, bare)| bare.client_us)),
                 number(of(|(worker, _)| worker.mongodb_us.unwrap_or(f64::NAN))),
@@ -129,12 +134,23 @@ impl Bench {
                 number(of(|(worker, _)| worker.other_cores)),
             );
             let cpu = of(|(worker, _)| worker.client_us);
-            report.row('a', format!("{}: worker CPU a task", case.name()), cpu, "us", Target::AtMost(8.0), servers);
+            report.row('a', format!("{}: worker CPU a task", case.name()), cpu, "us", Target::AtMost(8.0), note);
             if case.shape == Shape::Distinct {
                 let what = format!("{}: a hand-written loop does {}", case.name(), number(HAND_WRITTEN));
                 report.row('a', what, speed, "tasks/s", Target::AtLeast(HAND_WRITTEN), "");
             }
         }
+        let speed = median(popping.iter().map(|cost| cost.tasks_per_second).collect());
+        let what = "a loop that pops and inserts and does nothing else";
+        report.row(
+            'b',
+            what,
+            speed,
+            "tasks/s",
+            Target::None,
+            "no decoding, no lease: loses what it holds when it dies",
+        );
+        report.raw("popAndInsert", popping)?;
         let raw: Vec<_> = Case::ALL
             .into_iter()
             .zip(&pairs)
