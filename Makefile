@@ -19,7 +19,7 @@ test: ## format, lints and all tests, on private services that end with it
 	@scripts/with-services test $(MAKE) --no-print-directory lint check-all
 
 check-all:
-	$(CARGO) test --locked --workspace
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --locked --workspace
 
 lint: ## format and clippy, warnings are errors
 	$(CARGO) fmt --all --check
@@ -28,8 +28,8 @@ lint: ## format and clippy, warnings are errors
 deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
 	$(CARGO) deny check
 
-bench: ## throughput, latency, memory and analysis speed against the bare drivers (takes a while)
-	@scripts/with-services bench $(CARGO) bench --locked --bench worker
+bench: ## throughput, latency, memory, analysis speed against the bare drivers; BENCH="--quick" for a look
+	@scripts/with-services bench $(CARGO) bench --locked --bench contextd -- $(BENCH)
 
 services-down: ## ends every set of services of this directory and removes its data
 	@for state in .services/*/state.json; do \
