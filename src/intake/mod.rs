@@ -4,6 +4,7 @@
 //! dies is taken over when its lease ends. Nothing here pops a task destructively.
 
 mod delivery;
+mod entries;
 mod keys;
 mod lease;
 mod link;

@@ -5,6 +5,7 @@
 //! panics and the drain. What is ours: leases, outcomes per task, retries, dead letters.
 
 mod backend;
+mod connect;
 mod flight;
 mod process;
 mod queue;

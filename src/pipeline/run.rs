@@ -22,6 +22,7 @@ use tracing::Instrument;
 
 use super::{
     backend::SourceBackend,
+    connect::Stores,
     flight::{Claimed, Settlement},
     process::Processor,
     queue::{Idle, MEMORY_UNIT, QueueRuntime},
@@ -33,7 +34,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     effect::Analysis,
-    intake::{FaultKind, LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
+    intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
     schedule,
     status::{self, Health, Need, StatusState},
@@ -202,8 +203,15 @@ impl Shared {
         queues: BTreeMap<String, Queue>,
         latest: Latest,
     ) -> Result<(), RunError> {
+        let stores = Stores {
+            link: self.link.clone(),
+            store: self.store.clone(),
+            health: self.health.clone(),
+            wait: self.config.worker.start_wait,
+            migrate: !self.options.no_migrate,
+        };
         tokio::select! {
-            connected = self.connect() => connected?,
+            connected = stores.connect() => connected?,
             () = self.signals.stop.cancelled() => return Ok(()),
         }
         // apalis' monitor waits for all workers; one that ends alone must end the process, so that its
@@ -270,108 +278,6 @@ impl Shared {
         }
         let drained = self.drain(&mut running, scheduler).await;
         failed.get().map_or(drained, |why| Err(RunError::Internal(why.clone())))
-    }
-
-    /// Waits for both stores; says so once, and gives up after `worker.start_wait`.
-    async fn connect(&self) -> Result<(), RunError> {
-        let limit = tokio::time::sleep(self.config.worker.start_wait);
-        tokio::pin!(limit);
-        let mut told = false;
-        loop {
-            let both = async { tokio::join!(self.redis_answers(), self.mongodb_answers()) };
-            let (redis, mongodb) = tokio::select! {
-                both = both => both,
-                () = &mut limit => return Err(self.unreachable()),
-            };
-            if redis? & mongodb? {
-                break;
-            }
-            if !told {
-                tracing::warn!(
-                    "waiting up to {:?} for the services: {}",
-                    self.config.worker.start_wait,
-                    self.missing()
-                );
-                told = true;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(250)) => {}
-                () = &mut limit => return Err(self.unreachable()),
-            }
-        }
-        if self.options.no_migrate {
-            return Ok(());
-        }
-        loop {
-            let migrated = tokio::select! {
-                migrated = self.store.migrate(clock::now()) => migrated,
-                () = &mut limit => return Err(self.unreachable()),
-            };
-            match migrated {
-                Ok(taken) => {
-                    if !taken.is_empty() {
-                        tracing::info!(?taken, "the schema is up to date");
-                    }
-                    break;
-                }
-                Err(fault) if fault.is_configuration() => {
-                    return Err(RunError::Configuration(format!("the schema cannot be brought up to date: {fault}")));
-                }
-                // A failover in the middle: every step can be repeated.
-                Err(fault) => {
-                    self.health.unready("mongodb", &fault.to_string(), clock::now());
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                }
-            }
-        }
-        self.health.ready("mongodb", clock::now());
-        Ok(())
-    }
-
-    async fn redis_answers(&self) -> Result<bool, RunError> {
-        match self.link.ping().await {
-            Ok(()) => self.health.ready("redis", clock::now()),
-            Err(fault) if fault.kind == FaultKind::Denied => {
-                let address = self.link.address();
-                return Err(RunError::Configuration(format!(
-                    "Redis at {address} refuses the credentials; check user and password in `redis.url`: {fault}"
-                )));
-            }
-            Err(fault) => {
-                self.health.unready("redis", &fault.to_string(), clock::now());
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    async fn mongodb_answers(&self) -> Result<bool, RunError> {
-        match self.store.ping().await {
-            Ok(()) => self.health.ready("mongodb", clock::now()),
-            Err(fault) if fault.is_configuration() => {
-                return Err(RunError::Configuration(format!("{fault}; check `mongodb.uri`")));
-            }
-            Err(fault) => {
-                self.health.unready("mongodb", &fault.to_string(), clock::now());
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// What is missing, in the words of those who miss it.
-    fn missing(&self) -> String {
-        let components = self.health.components();
-        let stores = ["redis", "mongodb"].iter().filter_map(|name| components.get(*name)?.reason.clone());
-        stores.collect::<Vec<_>>().join("; ")
-    }
-
-    fn unreachable(&self) -> RunError {
-        RunError::Unreachable(format!(
-            "gave up after {:?}: {}. Start the services, or set `redis.url` and `mongodb.uri`",
-            self.config.worker.start_wait,
-            self.missing()
-        ))
     }
 
     fn processor(&self, name: &str, queue: &Queue, metrics: &Arc<QueueMetrics>) -> Result<Processor, RunError> {
