@@ -60,6 +60,13 @@ pub struct Cost {
     pub other_cores: f64,
 }
 
+impl Cost {
+    /// Client and servers together.
+    pub fn all_us(&self) -> f64 {
+        self.client_us + self.mongodb_us.unwrap_or(f64::NAN) + self.redis_us.unwrap_or(f64::NAN)
+    }
+}
+
 /// CPU clocks at one moment.
 pub struct Clocks {
     at: Instant,

@@ -116,7 +116,15 @@ impl Bench {
             let speed = of(|(worker, _)| worker.tasks_per_second);
             let ratio = of(|(worker, bare)| worker.tasks_per_second / bare.tasks_per_second);
             let bare = of(|(_, bare)| bare.tasks_per_second);
-            let note = format!("{} of {} tasks/s", number(speed), number(bare));
+            // With all cores busy the share cannot be more than the quotient of these.
+            let (all, all_bare) = (of(|(worker, _)| worker.all_us()), of(|(_, bare)| bare.all_us()));
+            let note = format!(
+                "{} of {} tasks/s; all processes {} us a task (bare {})",
+                number(speed),
+                number(bare),
+                number(all),
+                number(all_bare)
+            );
             report.row(
                 'a',
                 format!("{}: share of the bare driver", case.name()),
