@@ -86,12 +86,12 @@ pub struct Latest {
     pub sequence: i64,
     /// JSON whose first member is `sequence`.
     pub json: String,
-    /// Whether MongoDB had no context of this key before.
+    /// Whether MongoDB had no context of this key before; known once it is written.
     pub is_first: bool,
 }
 
-/// The Redis form of a written context.
-pub fn latest(task: &Task, is_first: bool, now: DateTime<Utc>) -> Option<Latest> {
+/// The Redis form of a context.
+pub fn latest(task: &Task, now: DateTime<Utc>) -> Option<Latest> {
     let (document, session, sequence) = key(task)?;
     let updated = now.to_rfc3339_opts(SecondsFormat::Millis, true);
     let mut json = format!("{{\"{ORDER}\":{sequence},\"updatedAt\":\"{updated}\"").into_bytes();
@@ -103,7 +103,7 @@ pub fn latest(task: &Task, is_first: bool, now: DateTime<Utc>) -> Option<Latest>
     }
     json.push(b'}');
     let json = String::from_utf8(json).ok()?;
-    Some(Latest { document: document.into(), session: session.into(), sequence, json, is_first })
+    Some(Latest { document: document.into(), session: session.into(), sequence, json, is_first: false })
 }
 
 #[cfg(test)]
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_redis_form_is_json_with_the_sequence_first() {
-        let latest = latest(&task("a", "d", 9), true, DateTime::UNIX_EPOCH).unwrap();
+        let latest = latest(&task("a", "d", 9), DateTime::UNIX_EPOCH).unwrap();
         assert!(latest.json.starts_with("{\"sequence\":9,"), "{}", latest.json);
         let back: Value = serde_json::from_str(&latest.json).unwrap();
         assert_eq!((back["sequence"].as_i64(), back["recentText"].as_str()), (Some(9), Some("é\"x")));

@@ -1,6 +1,6 @@
 //! From a claimed batch to its settlement: decode, plan, write, account.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ impl Processor {
     pub async fn run(&self, claimed: &Claimed) -> Settlement {
         let deliveries = &claimed.batch.deliveries;
         let now = clock::now();
-        let decoded: Vec<Result<Task, Rejected>> = deliveries.iter().map(|d| self.decode(d)).collect();
+        let mut decoded: Vec<Result<Task, Rejected>> = deliveries.iter().map(|d| self.decode(d)).collect();
         claimed.hold(self.metrics.received(decoded.iter().map(|d| match d {
             Ok(task) => Some(task.kind.as_str()),
             Err(rejected) => rejected.kind.as_deref(),
@@ -66,6 +66,11 @@ impl Processor {
 
         let mut ends: Vec<Option<End>> = (0..deliveries.len()).map(|_| None).collect();
         let planned = self.plan(deliveries, &decoded, now, &mut ends).await;
+        let contexts = contexts(&planned, &decoded, now);
+        // Whatever is needed of the data is planned by now; while the batch is written, its memory is free.
+        for task in decoded.iter_mut().flatten() {
+            task.data = serde_json::Map::new();
+        }
         let mut writes: Vec<Write> = Vec::new();
         for (position, plan) in planned {
             match plan {
@@ -99,7 +104,7 @@ impl Processor {
             }
         }
         let written = self.write(deliveries, &decoded, writes, &mut ends, now).await;
-        self.cache(&decoded, &written, now).await;
+        self.cache(contexts, &written).await;
         settlement(deliveries, &decoded, ends)
     }
 
@@ -326,10 +331,12 @@ impl Processor {
     }
 
     /// Shows readers what MongoDB has. Redis being away does not undo a written task.
-    async fn cache(&self, decoded: &[Result<Task, Rejected>], written: &[(usize, bool)], now: DateTime<Utc>) {
-        let contexts = written.iter().filter_map(|(p, new)| Some((decoded[*p].as_ref().ok()?, *new)));
-        let contexts = contexts.filter(|(task, _)| task.kind == typing::TYPE);
-        let latest: Vec<typing::Latest> = contexts.filter_map(|(task, new)| typing::latest(task, new, now)).collect();
+    async fn cache(&self, contexts: Vec<(usize, typing::Latest)>, written: &[(usize, bool)]) {
+        let written: HashMap<usize, bool> = written.iter().copied().collect();
+        let shown = |(position, context): (usize, typing::Latest)| {
+            written.get(&position).map(|is_first| typing::Latest { is_first: *is_first, ..context })
+        };
+        let latest: Vec<typing::Latest> = contexts.into_iter().filter_map(shown).collect();
         if latest.is_empty() {
             return;
         }
@@ -345,6 +352,18 @@ impl Processor {
         }
         tracing::warn!(contexts = latest.len(), "typing contexts are in MongoDB, but not in Redis");
     }
+}
+
+/// The Redis form of every typing context that is to be written.
+fn contexts(
+    planned: &[(usize, Planned)],
+    decoded: &[Result<Task, Rejected>],
+    now: DateTime<Utc>,
+) -> Vec<(usize, typing::Latest)> {
+    let writes = planned.iter().filter(|(_, plan)| matches!(plan, Planned::Write(_)));
+    let tasks = writes.filter_map(|(position, _)| Some((*position, decoded[*position].as_ref().ok()?)));
+    let contexts = tasks.filter(|(_, task)| task.kind == typing::TYPE);
+    contexts.filter_map(|(position, task)| Some((position, typing::latest(task, now)?))).collect()
 }
 
 /// When a task was made, in ms since 1970: by its `time`, or by its stream entry.
