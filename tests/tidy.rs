@@ -57,7 +57,8 @@ fn mongodb_is_spoken_in_store_schedule_and_jobs_only() {
 
 #[test]
 fn http_is_spoken_in_status_only() {
-    assert_eq!(strays("src", "axum::", "", &["src/status/"]), [""; 0]);
+    // The tests of the export of spans have a collector of their own.
+    assert_eq!(strays("src", "axum::", "", &["src/status/", "src/telemetry/tests.rs"]), [""; 0]);
 }
 
 #[test]
