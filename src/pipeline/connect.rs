@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::run::RunError;
+use super::error::RunError;
 use crate::{
     clock,
     intake::{FaultKind, Link},

@@ -6,6 +6,7 @@
 
 mod backend;
 mod connect;
+mod error;
 mod flight;
 mod process;
 mod queue;
@@ -15,5 +16,6 @@ mod settle;
 mod snapshot;
 mod upkeep;
 
+pub use error::RunError;
 pub use flight::{Claimed, Settlement};
-pub use run::{RunError, RunOptions, Signals, run};
+pub use run::{RunOptions, Signals, run};

@@ -23,6 +23,7 @@ use tracing::Instrument;
 use super::{
     backend::SourceBackend,
     connect::Stores,
+    error::RunError,
     flight::{Claimed, Settlement},
     process::Processor,
     queue::{Idle, MEMORY_UNIT, QueueRuntime},
@@ -57,17 +58,6 @@ pub struct RunOptions {
     pub until_drained: bool,
     /// Whether spans are exported.
     pub links: bool,
-}
-
-/// Why the worker could not run, or ended before it was told to.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("{0}")]
-    Configuration(String),
-    #[error("{0}")]
-    Unreachable(String),
-    #[error("{0}")]
-    Internal(String),
 }
 
 /// The worker's signals: no new claims (`stop`), give back what is unfinished (`abort`).
