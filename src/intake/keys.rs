@@ -24,9 +24,6 @@ impl QueueKeys {
     pub fn paused(&self) -> String {
         format!("{}:paused", self.base)
     }
-    pub fn leases(&self) -> String {
-        format!("{}:lease", self.base)
-    }
     pub fn metas(&self) -> String {
         format!("{}:meta", self.base)
     }

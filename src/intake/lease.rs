@@ -222,11 +222,6 @@ impl LeaseSource {
             *broken = names;
         }
     }
-
-    /// Lists that hold another Redis type, as of the last claim.
-    pub fn broken_lists(&self) -> Vec<String> {
-        lock(&self.broken).clone()
-    }
 }
 
 /// A delivery as a member of the delayed set, and when it is due ("now" for at once).

@@ -402,11 +402,6 @@ impl StreamSource {
         }
         Ok(count)
     }
-
-    /// Whether the stream's key holds another Redis type.
-    pub fn broken_lists(&self) -> Vec<String> {
-        if self.broken.load(Ordering::Relaxed) { vec!["events".into()] } else { Vec::new() }
-    }
 }
 
 /// Whether `last` lies `every` back; if so it is now.

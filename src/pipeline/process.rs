@@ -79,26 +79,15 @@ impl Processor {
                 Planned::Duplicate => ends[position] = Some(End::Finished(Outcome::Duplicate)),
                 Planned::Released => ends[position] = Some(End::Returned(ReturnReason::Release, Return::Release)),
                 Planned::Dead(reason, error) => {
-                    writes.push(self.dead_letter(
-                        position,
-                        &deliveries[position],
-                        &decoded[position],
-                        reason,
-                        &error,
-                        now,
-                    ));
+                    writes.push(self.dead_letter(position, deliveries, &decoded, reason, &error, now));
                 }
                 Planned::Failed(class, error) => {
                     match self.retry_or_dead(&deliveries[position], &decoded[position], class, &error) {
                         Ok(end) => ends[position] = Some(end),
-                        Err(error) => writes.push(self.dead_letter(
-                            position,
-                            &deliveries[position],
-                            &decoded[position],
-                            Reason::Failed,
-                            &error,
-                            now,
-                        )),
+                        Err(error) => {
+                            let reason = Reason::Failed;
+                            writes.push(self.dead_letter(position, deliveries, &decoded, reason, &error, now));
+                        }
                     }
                 }
             }
@@ -185,12 +174,13 @@ impl Processor {
     fn dead_letter(
         &self,
         position: usize,
-        delivery: &Delivery,
-        task: &Result<Task, Rejected>,
+        deliveries: &[Delivery],
+        decoded: &[Result<Task, Rejected>],
         reason: Reason,
         error: &str,
         now: DateTime<Utc>,
     ) -> Write {
+        let (delivery, task) = (&deliveries[position], &decoded[position]);
         let (event_id, source, kind) = match task {
             Ok(t) => (Some(t.id.as_str()), Some(t.source.as_str()), Some(t.kind.as_str())),
             Err(r) => (r.id.as_deref(), r.source.as_deref(), r.kind.as_deref()),
@@ -277,7 +267,7 @@ impl Processor {
         if !refused.is_empty() {
             let letters = refused
                 .iter()
-                .map(|(p, error)| self.dead_letter(*p, &deliveries[*p], &decoded[*p], Reason::Rejected, error, now));
+                .map(|(p, error)| self.dead_letter(*p, deliveries, decoded, Reason::Rejected, error, now));
             let mut letters = WriteSet::new(letters.collect());
             let complete = self.write_all(deliveries, &mut letters).await;
             for (write, resolution) in letters.writes.iter().zip(&letters.resolutions) {

@@ -80,6 +80,7 @@ struct Shared {
     analysis: Arc<Analysis>,
     schemas: Arc<Schemas>,
     queue_metrics: BTreeMap<String, Arc<QueueMetrics>>,
+    jobs: Vec<schedule::ScheduledJob>,
     events: Arc<snapshot::JobEvents>,
     memory: Arc<Semaphore>,
     memory_units: usize,
@@ -124,6 +125,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         analysis,
         schemas,
         queue_metrics,
+        jobs,
         events,
         done: CancellationToken::new(),
     });
@@ -157,7 +159,7 @@ fn serve(
         queues: queues.keys().cloned().collect(),
         latest,
         store: shared.store.clone(),
-        jobs: schedule::jobs(&shared.config.jobs).unwrap_or_default(),
+        jobs: shared.jobs.clone(),
         identity: shared.identity(),
     };
     let source = Arc::new(source);
@@ -328,12 +330,11 @@ impl Shared {
         if self.options.no_scheduler {
             return Ok(None);
         }
-        let jobs = schedule::jobs(&self.config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
         let db = self.store.database();
         let list =
-            schedule::list(db, self.identity(), &jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
+            schedule::list(db, self.identity(), &self.jobs).await.map_err(|e| RunError::Unreachable(e.to_string()))?;
         self.events.seed(&list);
-        let handle = schedule::Scheduler::start(db, self.identity(), jobs, self.events.clone())
+        let handle = schedule::Scheduler::start(db, self.identity(), self.jobs.clone(), self.events.clone())
             .await
             .map_err(|e| RunError::Unreachable(format!("starting the schedule: {e}")))?;
         Ok(Some(handle))
