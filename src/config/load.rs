@@ -15,6 +15,9 @@ use super::{
 /// The compiled-in defaults.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
 
+/// The compiled-in record types and their caches.
+pub const RECORDS: &str = include_str!("../../config/records.toml");
+
 /// This process's variables that are settings, for [`load`]. A value that is not UTF-8 is refused there.
 pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
@@ -48,6 +51,9 @@ pub(super) fn resolve(
 ) -> Result<Config, ConfigError> {
     let mut table: Table = toml::from_str(DEFAULT)
         .map_err(|e| Problem::at("config/default.toml (compiled in)", e.message().to_owned()))?;
+    let records: Table = toml::from_str(RECORDS)
+        .map_err(|e| Problem::at("config/records.toml (compiled in)", e.message().to_owned()))?;
+    merge(&mut table, records);
     let schema = Schema::new(table.clone());
     let mut origins = Origins::default();
     let mut problems = Vec::new();

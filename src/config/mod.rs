@@ -4,6 +4,7 @@
 mod error;
 mod layer;
 mod load;
+mod records;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -11,5 +12,6 @@ mod types;
 mod validate;
 
 pub use error::{ConfigError, Problem};
-pub use load::{DEFAULT, environment, load};
+pub use load::{DEFAULT, RECORDS, environment, load};
+pub use records::*;
 pub use types::*;

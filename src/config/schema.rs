@@ -89,6 +89,12 @@ pub(super) struct Schema {
     defaults: Table,
     /// What any `[queues.NAME]` may hold.
     queue: Value,
+    /// What any `[records.NAME]` may hold.
+    record: Value,
+    /// What any `[cache.kinds.NAME]` may hold.
+    cache_kind: Value,
+    /// What any strategy of a cached kind may hold.
+    strategy: Value,
 }
 
 impl Schema {
@@ -103,7 +109,40 @@ impl Schema {
             concurrency = 1
             low_share = 0.1
         };
-        Self { defaults, queue: Value::Table(queue) }
+        let record = toml::toml! {
+            type = "text"
+            queue = "text"
+            schema = "text"
+            collection = "text"
+            key = []
+            write = "text"
+            order = "text"
+            cache = "text"
+            create = []
+            set = []
+            stamp = []
+            sensitive = []
+            required = false
+            buffered = false
+            audit = false
+            array = "text"
+            keep = 1
+            cascade = []
+        };
+        let cache_kind = toml::toml! {
+            collection = "text"
+            by = "text"
+            never = []
+            default = "text"
+            environments = {}
+            strategies = {}
+        };
+        let strategy = toml::toml! {
+            ttl = "1s"
+            fields = []
+        };
+        let [queue, record, cache_kind, strategy] = [queue, record, cache_kind, strategy].map(Value::Table);
+        Self { defaults, queue, record, cache_kind, strategy }
     }
 
     /// The kind of the setting at `path`; `None` if there is none.
@@ -125,6 +164,11 @@ impl Schema {
     fn find(&self, path: &[&str]) -> Option<&Value> {
         let (mut at, rest) = match path {
             ["queues", _, rest @ ..] => (&self.queue, rest),
+            ["records", _, rest @ ..] => (&self.record, rest),
+            ["cache", "kinds", _, "strategies", _, rest @ ..] => (&self.strategy, rest),
+            // Any name of an environment.
+            ["cache", "kinds", _, "environments", _] => (self.cache_kind.get("default")?, &[][..]),
+            ["cache", "kinds", _, rest @ ..] => (&self.cache_kind, rest),
             [first, rest @ ..] => (self.defaults.get(*first)?, rest),
             [] => return None,
         };

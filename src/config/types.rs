@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::records::{Cache, Content, Encryption, Mcp, Record};
+
 /// Everything that can be set, resolved from the compiled-in defaults, a file and the environment.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +23,11 @@ pub struct Config {
     pub queues: BTreeMap<String, Queue>,
     pub analysis: Analysis,
     pub typing: Typing,
+    pub records: BTreeMap<String, Record>,
+    pub cache: Cache,
+    pub content: Content,
+    pub encryption: Encryption,
+    pub mcp: Mcp,
     pub schedule: Schedule,
     pub jobs: Jobs,
 }
@@ -100,6 +107,8 @@ pub struct Limits {
     pub task_bytes: ByteSize,
     #[serde(with = "humantime_serde")]
     pub clock_skew: Duration,
+    #[serde(with = "humantime_serde")]
+    pub records_flush: Duration,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
