@@ -9,7 +9,11 @@ use super::{Decoder, DecoderError, Reason, Rejected, Schemas, Task, attribute::p
 use crate::config::{Bare, BatchLimits, Limits, Queue, QueueKind, TaskFormat};
 
 fn limits() -> Limits {
-    Limits { task_bytes: bytesize::ByteSize::mib(1), clock_skew: std::time::Duration::from_secs(300) }
+    Limits {
+        task_bytes: bytesize::ByteSize::mib(1),
+        clock_skew: std::time::Duration::from_secs(300),
+        records_flush: std::time::Duration::from_secs(10),
+    }
 }
 
 fn queue(bare: Option<(&str, &str)>) -> Queue {
