@@ -2,7 +2,7 @@
 //!
 //! The data flows one way, and the modules stand in that order:
 //! `intake` (Redis) -> `task` (decode, check) -> `effect` (what a task means, with `analysis`) ->
-//! `batch` (what is written together) -> `store` (MongoDB) -> `intake` again (settle).
+//! `batch` and `record` (what is written together, and how it meets what is there) -> `store` (MongoDB) -> `intake` again (settle).
 //! `pipeline` runs that flow on apalis workers; `schedule` runs the jobs of the `contextd-jobs` crate.
 
 pub mod analysis;
@@ -15,6 +15,8 @@ pub mod effect;
 pub mod intake;
 pub mod metrics;
 pub mod pipeline;
+pub mod record;
+pub mod retry;
 pub mod schedule;
 pub mod status;
 pub mod store;

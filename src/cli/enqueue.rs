@@ -155,7 +155,8 @@ fn plan(
     if input.lines && args.id.is_some() {
         return Err(Failure::Usage("--id is for one task: put the ids into the lines of the file".into()));
     }
-    let mut planner = Planner { args, config, now, schemas: Arc::new(Schemas::builtin()), decoders: BTreeMap::new() };
+    let schemas = Schemas::of_records(&config.records).map_err(|(_, e)| Failure::Configuration(e))?;
+    let mut planner = Planner { args, config, now, schemas: Arc::new(schemas), decoders: BTreeMap::new() };
     if !input.lines {
         return Ok(vec![planner.one(&input.text, &mut new_id)?]);
     }

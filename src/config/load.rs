@@ -58,7 +58,7 @@ pub(super) fn resolve(
     let mut origins = Origins::default();
     let mut problems = Vec::new();
     let from_file = file.map(|(name, text)| layer::from_file(name, text, &schema));
-    for layer in from_file.into_iter().chain([layer::from_vars(vars, &schema, read)]) {
+    for layer in from_file.into_iter().chain([layer::from_vars(vars, &schema, &read)]) {
         merge(&mut table, layer.table);
         origins.extend(layer.origins);
         problems.extend(layer.problems);
@@ -66,7 +66,21 @@ pub(super) fn resolve(
     let place = |path: &str, message: String| Problem { place: origins.of(path).map(str::to_owned), message };
     problems.extend(choose_queues(&mut table, &schema).into_iter().map(|(path, message)| place(&path, message)));
     match serde_path_to_error::deserialize::<_, Config>(Value::Table(table)) {
-        Ok(config) => {
+        Ok(mut config) => {
+            let folder = file.and_then(|(name, _)| Path::new(name).parent());
+            for (name, record) in config.records.iter_mut().filter(|(_, r)| !r.schema.is_empty()) {
+                let path = format!("records.{name}.schema");
+                match read(&folder.unwrap_or(Path::new("")).join(&record.schema)) {
+                    Ok(text) => record.schema = text,
+                    Err(e) => {
+                        problems.push(place(&path, format!("`{path}`: the file cannot be read: {e}")));
+                        record.schema.clear();
+                    }
+                }
+            }
+            if !problems.is_empty() {
+                return Err(ConfigError { problems });
+            }
             problems.extend(validate(&config).into_iter().map(|(path, message)| place(&path, message)));
             if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
         }

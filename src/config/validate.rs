@@ -33,6 +33,9 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     for (name, settings) in &config.queues {
         queue(name, settings, config, &mut check);
     }
+    if let Err(problems) = crate::record::Registry::new(config) {
+        check.0.extend(problems);
+    }
     job("housekeeping", &config.jobs.housekeeping, &mut check);
     let page = config.jobs.housekeeping.settings.page;
     check.must("jobs.housekeeping.page", (1..=10_000).contains(&page), "be from 1 to 10000");

@@ -1,11 +1,25 @@
 //! What a task means: from a checked task to the writes that are its effect.
 
 pub mod analyze;
+mod cascade;
+mod evaluation;
+mod hold;
+mod patience;
+pub mod records;
+mod relate;
+mod touches;
 pub mod typing;
 
 pub use analyze::Analysis;
+pub use patience::Patience;
+pub(crate) use patience::patiently;
+pub use records::Records;
 
-use crate::{batch::Write, metrics::ErrorClass, task::Reason};
+use crate::{
+    batch::Write,
+    metrics::{ErrorClass, Outcome},
+    task::Reason,
+};
 
 /// What is to be done about one task.
 #[derive(Debug)]
@@ -20,6 +34,12 @@ pub enum Planned {
     Dead(Reason, String),
     /// Its effect failed this time.
     Failed(ErrorClass, String),
+    /// Something that it refers to is not there (yet).
+    Missing(ErrorClass, String),
+    /// It is done, by whatever the effect needed.
+    Done(Outcome),
+    /// It goes on waiting until then (ms since 1970).
+    Later { at_ms: i64 },
     /// It was not finished before the worker stops.
     Released,
 }

@@ -87,6 +87,8 @@ label! {
         Rejected = "rejected",
         /// The task cannot be decoded or breaks its schema.
         Invalid = "invalid",
+        /// What the task refers to is not there.
+        Missing = "missing",
         /// The effect itself failed.
         Effect = "effect",
         /// The effect panicked.

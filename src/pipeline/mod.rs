@@ -10,7 +10,6 @@ mod error;
 mod flight;
 mod process;
 mod queue;
-mod retry;
 mod run;
 mod settle;
 mod snapshot;

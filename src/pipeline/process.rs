@@ -8,16 +8,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     flight::{Claimed, Settlement},
     queue::count,
-    retry::{self, Backoff},
 };
 use crate::{
     batch::{Resolution, Write, WriteSet},
     cache::TypingCache,
     clock,
     config::Retry,
-    effect::{Analysis, Planned, typing},
+    effect::{Analysis, Planned, Records, analyze, typing},
     intake::{Delivery, Leftovers, Return},
     metrics::{ErrorClass, Outcome, QueueMetrics, ReturnReason},
+    retry::{self, Backoff},
     status::Health,
     store::{INLINE_BODY, NewDeadLetter, Store, StoreFault},
     task::{Decoder, Reason, Rejected, Task},
@@ -31,6 +31,7 @@ pub struct Processor {
     pub store: Store,
     pub typing: TypingCache,
     pub analysis: Arc<Analysis>,
+    pub records: Arc<Records>,
     pub retry: Retry,
     pub clock_skew: Duration,
     pub metrics: Arc<QueueMetrics>,
@@ -73,19 +74,24 @@ impl Processor {
         }
         let mut writes: Vec<Write> = Vec::new();
         for (position, plan) in planned {
+            let is_missing = matches!(plan, Planned::Missing(..));
             match plan {
                 Planned::Write(write) => writes.push(write),
                 Planned::Superseded => ends[position] = Some(End::Finished(Outcome::Superseded)),
                 Planned::Duplicate => ends[position] = Some(End::Finished(Outcome::Duplicate)),
+                Planned::Done(outcome) => ends[position] = Some(End::Finished(outcome)),
+                Planned::Later { at_ms } => {
+                    ends[position] = Some(End::Returned(ReturnReason::Release, Return::NotBefore { at_ms }));
+                }
                 Planned::Released => ends[position] = Some(End::Returned(ReturnReason::Release, Return::Release)),
                 Planned::Dead(reason, error) => {
                     writes.push(self.dead_letter(position, deliveries, &decoded, reason, &error, now));
                 }
-                Planned::Failed(class, error) => {
+                Planned::Failed(class, error) | Planned::Missing(class, error) => {
+                    let reason = if is_missing { Reason::Missing } else { Reason::Failed };
                     match self.retry_or_dead(&deliveries[position], &decoded[position], class, &error) {
                         Ok(end) => ends[position] = Some(end),
                         Err(error) => {
-                            let reason = Reason::Failed;
                             writes.push(self.dead_letter(position, deliveries, &decoded, reason, &error, now));
                         }
                     }
@@ -134,6 +140,7 @@ impl Processor {
         let mut planned = Vec::new();
         let mut contexts: Vec<(usize, &Task)> = Vec::new();
         let mut texts: Vec<(usize, &Task)> = Vec::new();
+        let mut records: Vec<(usize, &Task)> = Vec::new();
         for (position, (delivery, task)) in deliveries.iter().zip(decoded).enumerate() {
             if delivery.crashes >= self.retry.crashes {
                 let error = format!(
@@ -158,8 +165,10 @@ impl Processor {
                 ends[position] = Some(End::Returned(ReturnReason::Release, Return::NotBefore { at_ms }));
             } else if task.kind == typing::TYPE {
                 contexts.push((position, task));
-            } else {
+            } else if task.kind == analyze::TYPE {
                 texts.push((position, task));
+            } else {
+                records.push((position, task));
             }
         }
         if !contexts.is_empty() {
@@ -167,6 +176,9 @@ impl Processor {
         }
         if !texts.is_empty() {
             planned.extend(self.analysis.plan(&texts, now, &self.abort).await);
+        }
+        if !records.is_empty() {
+            planned.extend(self.records.run(&records, now, &self.abort).await);
         }
         planned
     }
@@ -194,7 +206,7 @@ impl Processor {
             kind,
             reason,
             error,
-            attempts: delivery.attempts + u32::from(reason == Reason::Failed),
+            attempts: delivery.attempts + u32::from(matches!(reason, Reason::Failed | Reason::Missing)),
             crashes: delivery.crashes,
             body: delivery.body.as_deref().unwrap_or_default(),
             dead_at: now,

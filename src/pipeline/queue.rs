@@ -8,16 +8,14 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    flight::{Claimed, Settlement},
-    retry::Backoff,
-};
+use super::flight::{Claimed, Settlement};
 use crate::{
     batch::{Decision, Gate},
     clock,
     config::BatchLimits,
     intake::{Ask, BatchSource, Claim, Fault, QueueAdmin, SettleAnswer},
     metrics::{ErrorClass, QueueMetrics, ReclaimReason, ReturnReason, Trigger},
+    retry::Backoff,
     status::Health,
 };
 

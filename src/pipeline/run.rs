@@ -34,9 +34,10 @@ use crate::{
     cache::TypingCache,
     clock,
     config::{Config, Queue, QueueKind},
-    effect::Analysis,
+    effect::{Analysis, Records},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
+    record::Registry,
     schedule,
     status::{self, Health, Need, StatusState},
     store::Store,
@@ -78,6 +79,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     signals: Signals,
     analysis: Arc<Analysis>,
+    records: Arc<Records>,
     schemas: Arc<Schemas>,
     queue_metrics: BTreeMap<String, Arc<QueueMetrics>>,
     jobs: Vec<schedule::ScheduledJob>,
@@ -95,7 +97,11 @@ struct Shared {
 pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, signals: Signals) -> Result<(), RunError> {
     let started = Instant::now();
     let queues = selected(&config, &options)?;
-    let schemas = Arc::new(Schemas::builtin());
+    let schemas = Schemas::of_records(&config.records).map_err(|(_, e)| RunError::Configuration(e))?;
+    let schemas = Arc::new(schemas);
+    let registry = Registry::new(&config).map_err(|problems| {
+        RunError::Configuration(problems.into_iter().map(|(_, e)| e).collect::<Vec<_>>().join("; "))
+    })?;
     let types: Vec<String> = schemas.types().map(str::to_owned).collect();
     // Made before anything can be scraped: every series exists from the start.
     let queue_metrics = queues.keys().map(|name| (name.clone(), metrics.queue(name, &types))).collect();
@@ -103,7 +109,8 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let events = Arc::new(snapshot::JobEvents::new(&jobs));
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
     let link = Link::new(&config.redis).map_err(RunError::Configuration)?;
-    let store = Store::new(&config.mongodb).await.map_err(RunError::Configuration)?;
+    let collections = registry.collections();
+    let store = Store::with_records(&config.mongodb, &collections).await.map_err(RunError::Configuration)?;
     let health = Arc::new(Health::new(STUCK_AFTER));
     let reason = |name: &str, address: &str| format!("no answer yet from {name} at {address}");
     health.expect("redis", Need::Required, &reason("Redis", link.address()), clock::now());
@@ -111,6 +118,10 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     health.expect("worker", Need::Required, "starting", clock::now());
     let memory_units = (config.worker.memory.as_u64() as usize).div_ceil(MEMORY_UNIT).max(1);
     let analysis = Arc::new(Analysis::new(&config, link.clone(), store.clone(), health.clone()));
+    let limits = &config.limits;
+    // What is to be drained is not kept for a later flush.
+    let flush = if options.until_drained { Duration::ZERO } else { limits.records_flush };
+    let records = Arc::new(Records::new(Arc::new(registry), store.clone(), health.clone(), limits.clock_skew, flush));
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
         memory: Arc::new(Semaphore::new(memory_units)),
@@ -123,6 +134,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         metrics,
         signals,
         analysis,
+        records,
         schemas,
         queue_metrics,
         jobs,
@@ -280,6 +292,7 @@ impl Shared {
             store: self.store.clone(),
             typing: TypingCache::new(self.link.clone(), &self.config.namespace, self.config.typing.redis_ttl),
             analysis: self.analysis.clone(),
+            records: self.records.clone(),
             retry: self.config.retry.clone(),
             clock_skew: self.config.limits.clock_skew,
             metrics: metrics.clone(),

@@ -28,23 +28,26 @@ const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 const MAX_COMMAND: usize = 15 * 1024 * 1024;
 
 #[derive(Debug, Deserialize)]
-struct Reply {
+pub(super) struct Reply {
+    /// Documents inserted or matched.
+    #[serde(default)]
+    pub(super) n: i64,
     #[serde(default, rename = "nModified")]
     modified: i64,
     #[serde(default)]
     upserted: Vec<Document>,
     #[serde(default, rename = "writeErrors")]
-    write_errors: Vec<WriteError>,
+    pub(super) write_errors: Vec<WriteError>,
     #[serde(rename = "writeConcernError")]
     write_concern_error: Option<ConcernError>,
 }
 
 #[derive(Debug, Deserialize)]
-struct WriteError {
-    index: usize,
-    code: i32,
+pub(super) struct WriteError {
+    pub(super) index: usize,
+    pub(super) code: i32,
     #[serde(default)]
-    errmsg: String,
+    pub(super) errmsg: String,
     #[serde(rename = "keyPattern")]
     key_pattern: Option<Document>,
 }
@@ -58,7 +61,7 @@ struct ConcernError {
 
 impl WriteError {
     /// The document's own id is taken, as opposed to another unique index.
-    fn is_own_id(&self) -> bool {
+    pub(super) fn is_own_id(&self) -> bool {
         self.code == 11000 && self.key_pattern.as_ref().is_some_and(|k| k.len() == 1 && k.contains_key("_id"))
     }
 }
@@ -261,7 +264,12 @@ impl Store {
         self.bounded("find", find).await
     }
 
-    async fn send(&self, what: &str, collection: &str, mut command: RawDocumentBuf) -> Result<Reply, StoreFault> {
+    pub(super) async fn send(
+        &self,
+        what: &str,
+        collection: &str,
+        mut command: RawDocumentBuf,
+    ) -> Result<Reply, StoreFault> {
         let wait = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
         command.append(mongodb::bson::cstr!("writeConcern"), rawdoc! { "w": "majority", "j": true, "wtimeout": wait });
         let started = Instant::now();
@@ -295,7 +303,7 @@ fn against(set: &WriteSet, position: usize, there: Option<i64>) -> Option<Resolu
 }
 
 /// A write concern that was not met leaves the end of the whole command unknown.
-fn settle_concern(reply: &Reply) -> Result<(), StoreFault> {
+pub(super) fn settle_concern(reply: &Reply) -> Result<(), StoreFault> {
     reply.write_concern_error.as_ref().map_or(Ok(()), |e| {
         Err(StoreFault::answer(
             ErrorClass::Timeout,
@@ -304,7 +312,7 @@ fn settle_concern(reply: &Reply) -> Result<(), StoreFault> {
     })
 }
 
-fn describe(error: &WriteError) -> String {
+pub(super) fn describe(error: &WriteError) -> String {
     match &error.key_pattern {
         Some(keys) if error.code == 11000 => {
             let fields: Vec<&String> = keys.keys().collect();

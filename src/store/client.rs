@@ -1,6 +1,7 @@
 //! The connection to MongoDB.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use mongodb::{
     options::{ClientOptions, ReadConcern, SelectionCriteria, WriteConcern},
 };
 
-use super::{ANALYSES, DEAD_LETTERS, StoreFault, TYPING_CONTEXTS};
+use super::{ANALYSES, AUDIT_LOG, DEAD_LETTERS, StoreFault, TYPING_CONTEXTS};
 use crate::{config, metrics::MongoMetrics};
 
 /// MongoDB with the concerns that contextd's promises need; clones share the driver's pool.
@@ -24,6 +25,8 @@ pub struct Store {
     pub(super) metrics: Arc<MongoMetrics>,
     /// How many batches are still to look before they insert; see `bulk`.
     pub(super) looks: Arc<AtomicU32>,
+    /// The same for the collections of records.
+    pub(super) record_looks: Arc<HashMap<&'static str, AtomicU32>>,
 }
 
 impl Store {
@@ -32,6 +35,11 @@ impl Store {
     /// # Errors
     /// A URI that cannot be used, in a full sentence without the URI's secrets.
     pub async fn new(settings: &config::MongoDb) -> Result<Self, String> {
+        Self::with_records(settings, &[]).await
+    }
+
+    /// [`Store::new`] for a worker that writes to `collections` of records.
+    pub async fn with_records(settings: &config::MongoDb, collections: &[&'static str]) -> Result<Self, String> {
         let mut options = ClientOptions::parse(&settings.uri)
             .await
             .map_err(|e| format!("`mongodb.uri` cannot be used: {}", without_userinfo(&e.to_string())))?;
@@ -56,8 +64,11 @@ impl Store {
             db: client.database_with_options(&settings.database, concerns),
             timeout: settings.timeout,
             address,
-            metrics: Arc::new(MongoMetrics::new(&[ANALYSES, TYPING_CONTEXTS, DEAD_LETTERS])),
+            metrics: Arc::new(MongoMetrics::new(
+                &[&[ANALYSES, TYPING_CONTEXTS, DEAD_LETTERS, AUDIT_LOG][..], collections].concat(),
+            )),
             looks: Arc::default(),
+            record_looks: Arc::new(collections.iter().map(|name| (*name, AtomicU32::new(0))).collect()),
         })
     }
 

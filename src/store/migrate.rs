@@ -41,11 +41,36 @@ pub fn migrations() -> Vec<Migration> {
             ],
         },
         Migration { id: "0002-jobs", indexes: contextd_jobs::indexes() },
+        Migration {
+            id: "0003-records",
+            // Seed 004's indexes and what the effects look up by.
+            indexes: vec![
+                ("users", index(doc! { "accountStatus": 1 })),
+                ("documents", index(doc! { "userId": 1, "state": 1 })),
+                ("documents", index(doc! { "sessionId": 1 })),
+                ("documents", index(doc! { "tags": 1 })),
+                ("document_versions", unique(doc! { "documentId": 1, "versionNumber": 1 })),
+                ("sessions", index(doc! { "userId": 1, "state": 1 })),
+                ("interactions", index(doc! { "sessionId": 1, "timestamp": 1 })),
+                ("ai_interactions", index(doc! { "sessionId": 1 })),
+                ("ai_interactions", index(doc! { "documentId": 1, "timestamp": 1 })),
+                ("ai_prompt_templates", index(doc! { "category": 1 })),
+                ("context_links", index(doc! { "from": 1, "relation": 1 })),
+                ("context_links", index(doc! { "to": 1, "relation": 1 })),
+                ("holds", index(doc! { "entityType": 1, "entityId": 1, "state": 1 })),
+                ("audit_log", index(doc! { "entity.kind": 1, "entity.id": 1, "at": 1 })),
+            ],
+        },
     ]
 }
 
 fn index(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).build()
+}
+
+fn unique(keys: Document) -> IndexModel {
+    let options = mongodb::options::IndexOptions::builder().unique(true).build();
+    IndexModel::builder().keys(keys).options(options).build()
 }
 
 impl Store {

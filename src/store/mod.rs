@@ -3,19 +3,29 @@
 //! Every write is majority-acknowledged and journaled. A call whose end is unknown is sent again: every
 //! write here can be repeated without a second effect.
 
+mod audit;
 mod bulk;
 mod client;
 mod dead;
 mod fault;
 mod migrate;
 mod read;
+mod records;
+mod transact;
 
+pub use audit::AuditEntry;
 pub use client::Store;
 pub use dead::{DeadFilter, DeadLetter, INLINE_BODY, NewDeadLetter};
 pub use fault::StoreFault;
 pub use migrate::{IndexState, Migration};
+pub use records::{RecordEntry, RecordSet};
+pub(crate) use transact::transact;
+pub use transact::{Refusal, Rows, RowsError, TransactError};
 
 /// Collections that tasks are written to; dead letters among them.
 pub const ANALYSES: &str = "analyses";
 pub const TYPING_CONTEXTS: &str = "typing_contexts";
 pub const DEAD_LETTERS: &str = "dead_letters";
+/// What the lifecycle purged, `_id` = `COLLECTION/KEY`: late tasks about it end as expired.
+pub const TOMBSTONES: &str = "tombstones";
+pub const AUDIT_LOG: &str = "audit_log";

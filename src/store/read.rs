@@ -28,6 +28,16 @@ impl Store {
         self.bounded("find", find).await
     }
 
+    /// The ids of the next records that match, in their order.
+    pub async fn page(&self, collection: &str, filter: Document, limit: i64) -> Result<Vec<Document>, StoreFault> {
+        let find = async {
+            let documents = self.db.collection::<Document>(collection);
+            let found = documents.find(filter).sort(doc! { "_id": 1 }).projection(doc! { "_id": 1 }).limit(limit);
+            found.await?.try_collect().await
+        };
+        self.bounded("find", find).await
+    }
+
     /// The newest analysis of a document.
     pub async fn newest_analysis(&self, document: &str) -> Result<Option<Document>, StoreFault> {
         let analyses = self.db.collection::<Document>(ANALYSES);

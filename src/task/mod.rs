@@ -76,6 +76,8 @@ pub enum Reason {
     TextTooLarge,
     /// MongoDB refuses the document for good.
     Rejected,
+    /// What it refers to was not there in `retry.attempts` attempts.
+    Missing,
     /// The effect failed `retry.attempts` times.
     Failed,
     /// The workers that held it died `retry.crashes` times.
@@ -83,7 +85,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::NotJson,
         Reason::BadEnvelope,
         Reason::UnknownType,
@@ -91,6 +93,7 @@ impl Reason {
         Reason::TooLarge,
         Reason::TextTooLarge,
         Reason::Rejected,
+        Reason::Missing,
         Reason::Failed,
         Reason::Crashed,
     ];
@@ -104,6 +107,7 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::TextTooLarge => "text_too_large",
             Reason::Rejected => "rejected",
+            Reason::Missing => "missing",
             Reason::Failed => "failed",
             Reason::Crashed => "crashed",
         }

@@ -1,11 +1,12 @@
 //! The JSON Schemas of the task types, compiled in: one file per type in `config/schemas`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use jsonschema::{Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind as Kind};
 use serde_json::{Map, Value};
 
 use super::{attribute::parse_time, envelope::integral};
+use crate::config::Record;
 
 /// A new type is one file and one line here.
 const BUILTIN: [&str; 2] = [
@@ -61,6 +62,30 @@ impl Schemas {
             }
         }
         Ok(Self { by_type })
+    }
+
+    /// The types that this build has schemas for.
+    pub fn builtin_types() -> impl Iterator<Item = &'static str> {
+        static BUILTIN_TYPES: LazyLock<Vec<String>> =
+            LazyLock::new(|| Schemas::builtin().types().map(str::to_owned).collect());
+        BUILTIN_TYPES.iter().map(String::as_str)
+    }
+
+    /// The compiled-in types and those of the declared records, whose `schema` is the schema's text by now.
+    ///
+    /// # Errors
+    /// The path of the setting with a schema that cannot be used, and a sentence about it.
+    pub fn of_records(records: &BTreeMap<String, Record>) -> Result<Self, (String, String)> {
+        let mut all = Self::builtin();
+        for (name, record) in records.iter().filter(|(_, r)| !r.schema.is_empty()) {
+            let path = format!("records.{name}.schema");
+            let wrong = |e: SchemaError| (path.clone(), format!("`{path}`: {e}"));
+            let document: Value = serde_json::from_str(&record.schema).map_err(|e| wrong(e.into()))?;
+            let schema =
+                Schema::new(document).map_err(|e| wrong(SchemaError::Invalid(record.r#type.clone(), e.to_string())))?;
+            all.by_type.insert(record.r#type.clone(), schema);
+        }
+        Ok(all)
     }
 
     /// The known types, sorted.

@@ -1,0 +1,225 @@
+//! The effects of the declared record types.
+//!
+//! Most tasks are one change of one record: those of a batch are folded and written together. What changes several
+//! records at once has a file of its own beside this one.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use mongodb::bson::doc;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Patience, Planned, cascade, evaluation, hold, patiently, relate, touches::TouchGate};
+use crate::{
+    config::WriteMode,
+    metrics::{ErrorClass, Outcome},
+    record::{Action, Change, End, RecordType, Registry},
+    status::Health,
+    store::{AuditEntry, RecordEntry, RecordSet, Store},
+    task::{Reason, Task},
+};
+
+/// What the effects of records need.
+pub struct Records {
+    pub registry: Arc<Registry>,
+    pub store: Store,
+    pub health: Arc<Health>,
+    /// How far a task's order may lie in the future.
+    pub skew: Duration,
+    touches: TouchGate,
+}
+
+/// One task of a batch with what is declared about its type.
+#[derive(Clone)]
+pub(super) struct Due<'a> {
+    pub position: usize,
+    pub task: &'a Task,
+    pub declared: &'a RecordType,
+}
+
+impl Due<'_> {
+    /// A text of the data.
+    pub fn text(&self, name: &str) -> &str {
+        self.task.data.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    pub fn dead(&self, reason: Reason, error: impl ToString) -> (usize, Planned) {
+        (self.position, Planned::Dead(reason, error.to_string()))
+    }
+
+    /// The task's audit entry.
+    pub fn audit(&self, key: &str, change: &Change, outcome: Outcome) -> AuditEntry {
+        let kind = &self.declared.kind;
+        let actors = ["actor", "restoredBy", "decidedBy", "placedBy", "liftedBy", "userId"];
+        // A redelivery finds its effect done: it was written.
+        let outcome = if outcome == Outcome::Duplicate { Outcome::Written } else { outcome };
+        AuditEntry {
+            id: change.task.clone(),
+            at: change.at,
+            action: kind.rsplit_once(".v").map_or(kind.as_str(), |(name, _)| name).to_owned(),
+            entity: (self.declared.collection.to_owned(), key.to_owned()),
+            actor: actors.iter().find_map(|a| self.task.data.get(*a)?.as_str()).map(str::to_owned),
+            detail: doc! { "outcome": outcome.as_str() },
+        }
+    }
+}
+
+impl Records {
+    /// With no `flush` every touch is written at once.
+    pub fn new(registry: Arc<Registry>, store: Store, health: Arc<Health>, skew: Duration, flush: Duration) -> Self {
+        Self { registry, store, health, skew, touches: TouchGate::new(flush) }
+    }
+
+    /// Does the tasks of one batch, given with their positions; each ends alone.
+    pub async fn run(
+        &self,
+        tasks: &[(usize, &Task)],
+        now: DateTime<Utc>,
+        abort: &CancellationToken,
+    ) -> Vec<(usize, Planned)> {
+        let patience = Patience { health: &self.health, abort };
+        let mut planned = Vec::with_capacity(tasks.len());
+        let (mut plain, mut others) = (Vec::new(), Vec::new());
+        for (position, task) in tasks {
+            match self.registry.get(&task.kind) {
+                Some(declared) => {
+                    let due = Due { position: *position, task, declared };
+                    let alone = declared.write.is_plain() || declared.write == WriteMode::Evaluation;
+                    if alone { plain.push(due) } else { others.push(due) }
+                }
+                None => {
+                    let text = format!("no effect is known for the type {:?}", task.kind);
+                    planned.push((*position, Planned::Dead(Reason::UnknownType, text)));
+                }
+            }
+        }
+        planned.extend(self.plain(&plain, now, &patience).await);
+        for due in others {
+            let plan = match due.declared.write {
+                WriteMode::Relate => relate::run(self, &due, now, &patience).await,
+                WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, &due, now, &patience).await,
+                _ => Planned::Dead(Reason::UnknownType, "not here yet".into()),
+            };
+            planned.push((due.position, plan));
+        }
+        planned
+    }
+
+    /// One change of one record each.
+    async fn plain(&self, tasks: &[Due<'_>], now: DateTime<Utc>, patience: &Patience<'_>) -> Vec<(usize, Planned)> {
+        let mut planned = Vec::with_capacity(tasks.len());
+        let mut set = RecordSet::default();
+        let mut touches: HashMap<(&'static str, String), Vec<(&Due<'_>, Change)>> = HashMap::new();
+        for due in tasks {
+            let collection = match due.declared.write {
+                WriteMode::Evaluation => evaluation::collection(due.task),
+                _ => due.declared.collection,
+            };
+            match self.change(due, now) {
+                Err(text) => planned.push(due.dead(Reason::Schema, text)),
+                Ok((key, change)) if due.declared.buffered && is_touch(&change) => {
+                    touches.entry((collection, key)).or_default().push((due, change));
+                }
+                Ok((key, change)) => set.push(collection, key, due.position, change),
+            }
+        }
+        for ((collection, key), of_record) in touches {
+            match self.touches.admit(collection, &key, now.timestamp_millis()) {
+                Ok(()) => {
+                    for (due, change) in of_record {
+                        set.push(collection, key.clone(), due.position, change);
+                    }
+                }
+                Err(at_ms) => {
+                    let newest = of_record.iter().max_by_key(|(_, c)| c.clock).map(|(due, _)| due.position);
+                    planned.extend(of_record.iter().map(|(due, _)| match Some(due.position) == newest {
+                        true => (due.position, Planned::Later { at_ms }),
+                        false => (due.position, Planned::Superseded),
+                    }));
+                }
+            }
+        }
+        if set.is_empty() {
+            return planned;
+        }
+        if patiently!(patience, "mongodb", self.store.apply(&mut set)).is_none() {
+            let open = set.entries.iter().filter(|e| e.ends.is_empty());
+            planned.extend(open.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
+        }
+        let by_position: HashMap<usize, &Due<'_>> = tasks.iter().map(|due| (due.position, due)).collect();
+        planned.extend(self.after(&set.entries, &by_position, patience).await);
+        planned
+    }
+
+    fn change(&self, due: &Due<'_>, now: DateTime<Utc>) -> Result<(String, Change), String> {
+        let (key, mut change) = Change::of(due.declared, due.task, now, self.skew).map_err(|e| e.to_string())?;
+        if due.declared.write == WriteMode::Evaluation {
+            evaluation::adapt(&mut change);
+        }
+        Ok((key, change))
+    }
+
+    /// What follows a write: what goes with a deleted record, and the audit.
+    async fn after(
+        &self,
+        entries: &[RecordEntry],
+        tasks: &HashMap<usize, &Due<'_>>,
+        patience: &Patience<'_>,
+    ) -> Vec<(usize, Planned)> {
+        let mut planned = Vec::new();
+        let (mut audits, mut audited) = (Vec::new(), Vec::new());
+        for entry in entries {
+            for ((position, change), end) in entry.tasks.iter().zip(&entry.changes).zip(&entry.ends) {
+                let Some(due) = tasks.get(position) else { continue };
+                let plan = ended(end, entry.collection, &entry.key);
+                let Planned::Done(outcome) = plan else {
+                    planned.push((*position, plan));
+                    continue;
+                };
+                let has_effect = matches!(outcome, Outcome::Written | Outcome::Duplicate);
+                if has_effect
+                    && !due.declared.cascade.is_empty()
+                    && cascade::run(self, due.declared, &entry.key, change, patience).await.is_none()
+                {
+                    planned.push((*position, Planned::Released));
+                    continue;
+                }
+                if due.declared.audit && outcome != Outcome::Expired {
+                    audits.push(due.audit(&entry.key, change, outcome));
+                    audited.push((*position, outcome));
+                } else {
+                    planned.push((*position, Planned::Done(outcome)));
+                }
+            }
+        }
+        let done = patiently!(patience, "mongodb", self.store.audit(&audits)).is_some();
+        let plan = |outcome| if done { Planned::Done(outcome) } else { Planned::Released };
+        planned.extend(audited.into_iter().map(|(position, outcome)| (position, plan(outcome))));
+        planned
+    }
+}
+
+/// Only says that the record was used just now.
+fn is_touch(change: &Change) -> bool {
+    matches!(&change.action, Action::Merge(fields) if fields.len() == 1)
+}
+
+/// What the end of a change means for its task.
+pub(super) fn ended(end: &End, collection: &str, key: &str) -> Planned {
+    match end {
+        End::Created | End::Written => Planned::Done(Outcome::Written),
+        End::Duplicate => Planned::Done(Outcome::Duplicate),
+        End::Superseded => Planned::Done(Outcome::Superseded),
+        End::Expired => Planned::Done(Outcome::Expired),
+        End::Missing => missing(collection, key),
+        End::Refused(text) => Planned::Dead(Reason::Rejected, text.clone()),
+    }
+}
+
+/// What the task refers to is not there: it may come yet.
+pub(super) fn missing(collection: &str, key: &str) -> Planned {
+    let text =
+        format!("there is no {key:?} in `{collection}`: send the task that makes it first, then requeue this one");
+    Planned::Missing(ErrorClass::Missing, text)
+}

@@ -1,0 +1,78 @@
+//! `context.relate` and `document.link`: relations between records, kept in `context_links`.
+//!
+//! CONTAINS, FOLLOWS and DERIVED_FROM say what comes before what: a circle of them means nothing and is refused. That
+//! holds under concurrency, too: writers of one such relation touch one guard row in their transaction.
+
+use chrono::{DateTime, Utc};
+use mongodb::bson::{Document, doc};
+
+use super::{
+    Patience, Planned, Records, patiently,
+    records::{Due, ended},
+};
+use crate::{
+    record::{Change, End},
+    store::{Refusal, Rows, RowsError, transact},
+    task::Reason,
+};
+
+const LINKS: &str = "context_links";
+/// Relations that must not come round in a circle.
+const ACYCLIC: [&str; 3] = ["CONTAINS", "FOLLOWS", "DERIVED_FROM"];
+
+pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience: &Patience<'_>) -> Planned {
+    let (from, relation, to) = (due.text("from"), due.text("relation"), due.text("to"));
+    if from == to {
+        return Planned::Dead(
+            Reason::Schema,
+            format!("`from` and `to` are the same: {from:?} cannot be related to itself"),
+        );
+    }
+    let (key, change) = match Change::of(due.declared, due.task, now, records.skew) {
+        Ok(made) => made,
+        Err(e) => return Planned::Dead(Reason::Schema, e.to_string()),
+    };
+    let linked = patiently!(patience, "mongodb", async {
+        let linked = transact!(records.store, rows, async {
+            if ACYCLIC.contains(&relation) && rows.get(LINKS, &key).await?.is_none() {
+                refuse_circle(&mut rows, from, relation, to).await?;
+            }
+            let (_, ends) = rows.fold(LINKS, &key, &[&change]).await?;
+            Ok(ends.into_iter().next().unwrap_or(End::Missing))
+        });
+        linked.refusal()
+    });
+    match linked {
+        Some(Ok(end)) => ended(&end, LINKS, &key),
+        Some(Err(text)) => Planned::Dead(Reason::Rejected, text),
+        None => Planned::Released,
+    }
+}
+
+/// Makes sure that `to` does not lead back to `from`.
+async fn refuse_circle(rows: &mut Rows<'_>, from: &str, relation: &str, to: &str) -> Result<(), RowsError> {
+    let guard = format!("#{relation}");
+    match rows.get(LINKS, &guard).await? {
+        Some(row) => rows.put(LINKS, row).await?,
+        None => rows.insert(LINKS, doc! { "_id": &guard, "guard": true }).await?,
+    }
+    let reach = doc! { "$graphLookup": {
+        "from": LINKS,
+        "startWith": to,
+        "connectFromField": "to",
+        "connectToField": "from",
+        "restrictSearchWithMatch": { "relation": relation },
+        "as": "reached",
+    } };
+    let is_there = doc! { "$project": { "circle": { "$in": [from, "$reached.to"] } } };
+    let found: Vec<Document> =
+        rows.aggregate(LINKS, vec![doc! { "$match": { "_id": &guard } }, reach, is_there]).await?;
+    if found.iter().any(|d| d.get_bool("circle").unwrap_or(false)) {
+        let text = format!(
+            "{from:?} {relation} {to:?} closes a circle: {to:?} leads back to {from:?} by relations of the same kind; \
+             remove one of them first"
+        );
+        return Err(RowsError::refuse(text));
+    }
+    Ok(())
+}

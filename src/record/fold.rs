@@ -1,0 +1,271 @@
+//! How changes meet a stored record.
+//!
+//! Each field is a register that the newest clock wins; a replacement is newer than every field below its clock; a
+//! deletion makes moot whatever is older. Applying a set of changes in any order, in any grouping and any number of
+//! times gives the same record (exceptions: `createdAt` is the first arrival's unless the data has it, and a task older
+//! than a deletion that comes after it is dropped, so that nothing it says appears after a restoration).
+
+use mongodb::bson::{Bson, Document};
+
+use super::{
+    Action, Change, Clock, Sync,
+    stored::{DELETED, SYNC, is_deleted, is_fenced},
+};
+
+/// How one change ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Nothing was there before.
+    Created,
+    Written,
+    /// It had its effect already.
+    Duplicate,
+    /// Something newer makes it moot.
+    Superseded,
+    /// The record is being purged, or was.
+    Expired,
+    /// What it changes is not there (yet).
+    Missing,
+    /// It can never be applied; the text says why.
+    Refused(String),
+}
+
+/// What becomes of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded {
+    /// The record as it is to be written; `None` if nothing changes.
+    pub document: Option<Document>,
+    /// One for each change, in the given order.
+    pub ends: Vec<End>,
+}
+
+/// MongoDB takes no larger document (16 MiB; a little less, for what surrounds it in a command).
+const MAX_DOCUMENT: usize = 16 * 1024 * 1024 - 16 * 1024;
+
+/// Applies `changes` to the record `key`, of which `stored` is there.
+pub fn fold(key: &str, stored: Option<&Document>, changes: &[&Change]) -> Folded {
+    let folded = fold_all(key, stored, changes, false);
+    match &folded.document {
+        Some(document) if size(document) > MAX_DOCUMENT => fold_all(key, stored, changes, true),
+        _ => folded,
+    }
+}
+
+/// With `weigh`, a change that makes the record too large is left out.
+fn fold_all(key: &str, stored: Option<&Document>, changes: &[&Change], weigh: bool) -> Folded {
+    let mut record = Record::new(key, stored);
+    let mut ends: Vec<End> = vec![End::Missing; changes.len()];
+    let mut last: Option<Clock> = None;
+    // What needs the record to be there goes after what makes it.
+    let (first, then): (Vec<usize>, Vec<usize>) = (0..changes.len()).partition(|i| !changes[*i].required);
+    for i in first.into_iter().chain(then) {
+        let change = changes[i];
+        // Of tasks with one order in one batch, the later one is the newer.
+        let clock = last.map_or(change.clock, |last| change.clock.after(last));
+        last = Some(clock);
+        let before = weigh.then(|| record.clone());
+        let end = record.apply(change, clock);
+        ends[i] = match before {
+            Some(before) if size(&record.document) > MAX_DOCUMENT => {
+                record = before;
+                End::Refused(format!(
+                    "the record would be larger than {MAX_DOCUMENT} bytes, more than MongoDB takes: store less in it"
+                ))
+            }
+            _ => end,
+        };
+    }
+    Folded { document: record.finish(stored), ends }
+}
+
+fn size(document: &Document) -> usize {
+    mongodb::bson::serialize_to_vec(document).map_or(usize::MAX, |bytes| bytes.len())
+}
+
+#[derive(Clone)]
+struct Record {
+    document: Document,
+    sync: Sync,
+    exists: bool,
+    changed: bool,
+}
+
+impl Record {
+    fn new(key: &str, stored: Option<&Document>) -> Self {
+        let sync = stored.map(Sync::of).unwrap_or_default();
+        let mut document = stored.cloned().unwrap_or_else(|| mongodb::bson::doc! { "_id": key });
+        document.remove(SYNC);
+        Self { document, sync, exists: stored.is_some(), changed: false }
+    }
+
+    fn finish(mut self, stored: Option<&Document>) -> Option<Document> {
+        if !self.changed {
+            return None;
+        }
+        self.sync.rev = stored.and_then(super::rev).unwrap_or(0) + 1;
+        self.document.insert(SYNC, self.sync.to_document());
+        Some(self.document)
+    }
+
+    fn apply(&mut self, change: &Change, clock: Clock) -> End {
+        if self.exists && is_fenced(&self.document) {
+            return End::Expired;
+        }
+        if !self.exists && (change.required || change.action == Action::Restore) {
+            return End::Missing;
+        }
+        if let Some(deleted) = self.sync.deleted
+            && clock.0 < deleted
+        {
+            return End::Superseded;
+        }
+        let is_new = !self.exists;
+        let end = match &change.action {
+            Action::Insert(fields) => self.insert(fields, change),
+            Action::Replace(fields) => self.replace(fields, change, clock),
+            Action::Merge(fields) => self.merge(fields, change, clock),
+            Action::Append { array, keep, element } => self.append(array, *keep, element, change, clock),
+            Action::Delete(fields) => self.delete(fields, change, clock),
+            Action::Restore => self.restore(clock),
+        };
+        if end == End::Written {
+            self.changed = true;
+            self.exists = true;
+            if clock.0 >= self.sync.order {
+                self.sync.order = clock.0;
+                self.sync.task.clone_from(&change.task);
+            }
+            if is_new {
+                return End::Created;
+            }
+        }
+        end
+    }
+
+    fn create(&mut self, change: &Change) {
+        if !self.exists {
+            self.document.extend(change.create.clone());
+        }
+    }
+
+    fn insert(&mut self, fields: &Document, change: &Change) -> End {
+        if self.exists {
+            return End::Duplicate;
+        }
+        self.create(change);
+        self.document.extend(fields.clone());
+        End::Written
+    }
+
+    fn merge(&mut self, fields: &Document, change: &Change, clock: Clock) -> End {
+        self.create(change);
+        let (mut newer, mut same) = (false, false);
+        for (name, value) in fields {
+            match self.sync.clock(name) {
+                Some(at) if at == clock.0 => same = true,
+                Some(at) if at > clock.0 => {}
+                _ => {
+                    self.document.insert(name, value.clone());
+                    self.sync.set_clock(name, clock);
+                    newer = true;
+                }
+            }
+        }
+        ended(newer, same)
+    }
+
+    /// Fields that were merged later stay; so does what contextd keeps itself.
+    fn replace(&mut self, fields: &Document, change: &Change, clock: Clock) -> End {
+        match self.sync.base {
+            Some(base) if base >= clock.0 => return ended(false, base == clock.0),
+            _ => {}
+        }
+        let newer: Vec<(String, i64)> = self.sync.fields.iter().filter(|(_, at)| *at > clock.0).cloned().collect();
+        let is_newer = |name: &String| newer.iter().any(|(n, _)| n == name);
+        let old = std::mem::take(&mut self.document);
+        let is_kept = |name: &String| {
+            is_newer(name)
+                || name == "_id"
+                || name == "createdAt"
+                || (name != "state" && super::stored::RESERVED.contains(&name.as_str()))
+        };
+        self.document = old.into_iter().filter(|(name, _)| is_kept(name)).collect();
+        for (name, value) in change.create.iter().chain(fields) {
+            let kept = is_newer(name) || (name == "createdAt" && self.exists && !fields.contains_key(name));
+            if !kept {
+                self.document.insert(name, value.clone());
+            }
+        }
+        self.sync.fields = newer;
+        self.sync.base = Some(clock.0);
+        // A replacement newer than the deletion makes the record anew.
+        self.sync.deleted = None;
+        End::Written
+    }
+
+    fn append(&mut self, array: &str, keep: usize, element: &Document, change: &Change, clock: Clock) -> End {
+        self.create(change);
+        let mut elements = match self.document.remove(array) {
+            Some(Bson::Array(elements)) => elements,
+            Some(other) => {
+                self.document.insert(array, other);
+                return End::Refused(format!("`{array}` of the record is not an array: nothing can be appended to it"));
+            }
+            None => Vec::new(),
+        };
+        let at = |e: &Bson| e.as_document().and_then(|d| d.get_i64("_clock").ok()).unwrap_or(i64::MIN);
+        let is_there = elements
+            .iter()
+            .any(|e| e.as_document().is_some_and(|d| d.get_str("_task").is_ok_and(|t| t == change.task)));
+        // What was pushed out by newer elements has had its effect, too.
+        let is_too_old = elements.len() >= keep && elements.first().is_some_and(|oldest| at(oldest) > clock.0);
+        if !is_there && !is_too_old {
+            let mut element = element.clone();
+            element.insert("_clock", clock.0);
+            element.insert("_task", change.task.as_str());
+            let place = elements.partition_point(|e| at(e) <= clock.0);
+            elements.insert(place, Bson::Document(element));
+            let surplus = elements.len().saturating_sub(keep);
+            elements.drain(..surplus);
+        }
+        self.document.insert(array, elements);
+        if is_there { End::Duplicate } else { ended(!is_too_old, false) }
+    }
+
+    /// Also of a record that is not there: what comes late about it then finds the deletion.
+    fn delete(&mut self, fields: &Document, change: &Change, clock: Clock) -> End {
+        match self.sync.clock("state") {
+            Some(at) if at >= clock.0 => return ended(false, at == clock.0),
+            _ => {}
+        }
+        self.create(change);
+        self.document.extend(fields.clone());
+        self.document.insert("state", DELETED);
+        self.sync.set_clock("state", clock);
+        self.sync.deleted = Some(clock.0);
+        End::Written
+    }
+
+    fn restore(&mut self, clock: Clock) -> End {
+        match self.sync.clock("state") {
+            Some(at) if at >= clock.0 => return ended(false, at == clock.0),
+            _ => {}
+        }
+        if is_deleted(&self.document) {
+            self.document.insert("state", "active");
+            self.document.remove("deletedAt");
+            self.document.remove("deletedBy");
+        }
+        self.sync.deleted = None;
+        self.sync.set_clock("state", clock);
+        End::Written
+    }
+}
+
+fn ended(newer: bool, same: bool) -> End {
+    match (newer, same) {
+        (true, _) => End::Written,
+        (false, true) => End::Duplicate,
+        (false, false) => End::Superseded,
+    }
+}

@@ -1,0 +1,16 @@
+//! Records: what is declared about a task type, what a task changes, and how changes meet what is stored. Pure.
+//!
+//! A task's *clock* decides what is newer, never the order of arrival: whatever the order, the repetition and the
+//! number of workers, the same tasks end in the same record (see [`fold`]).
+
+mod change;
+mod clock;
+mod declare;
+mod fold;
+mod stored;
+
+pub use change::{Action, Change, ChangeError};
+pub use clock::{Clock, ClockError};
+pub use declare::{Cascade, RecordType, Registry};
+pub use fold::{End, Folded, fold};
+pub use stored::{SYNC, Sync, is_deleted, is_fenced, rev};

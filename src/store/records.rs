@@ -1,0 +1,377 @@
+//! Look, fold, write: how changes of records get into MongoDB exactly once.
+//!
+//! The stored record is read, the changes are folded into it ([`crate::record::fold`]), and the result is written only
+//! if the record is still at the revision that was read; otherwise it is looked at again. A write whose end is unknown
+//! needs nothing else: folding the same changes into what is there then finds them done.
+//!
+//! Records that are probably new are inserted without looking, as long as a collection's batches find nothing
+//! (see `bulk` for what that saves).
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use mongodb::bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+
+use super::{
+    Store, StoreFault,
+    bulk::{Reply, describe, settle_concern},
+    fault::is_transient_code,
+};
+use crate::{
+    metrics::ErrorClass,
+    record::{self, Action, Change, End},
+};
+
+/// So many batches in a row must find none of their records before the next one is inserted blindly.
+const LOOKS: u32 = 8;
+/// One command is one document of at most 16 MiB and a little more.
+const MAX_COMMAND: usize = 15 * 1024 * 1024;
+/// Records that change while they are written are looked at again this often; then the caller waits a little.
+const ROUNDS: usize = 8;
+
+/// The changes of one record in one batch.
+#[derive(Debug)]
+pub struct RecordEntry {
+    pub collection: &'static str,
+    pub key: String,
+    pub changes: Vec<Change>,
+    /// For the caller: which task each change belongs to.
+    pub tasks: Vec<usize>,
+    /// How each change ended; empty while that is open.
+    pub ends: Vec<End>,
+    /// The record as MongoDB has it after the changes, as far as it was looked at or written.
+    pub document: Option<Document>,
+    /// Whether it was sent: then finding the changes done means that they were written.
+    sent: bool,
+}
+
+impl RecordEntry {
+    pub fn new(collection: &'static str, key: String) -> Self {
+        Self { collection, key, changes: vec![], tasks: vec![], ends: vec![], document: None, sent: false }
+    }
+
+    pub fn push(&mut self, task: usize, change: Change) {
+        self.tasks.push(task);
+        self.changes.push(change);
+    }
+
+    fn is_open(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn is_insert_only(&self) -> bool {
+        self.changes.iter().all(|c| matches!(c.action, Action::Insert(_)))
+    }
+
+    fn fold(&self, stored: Option<&Document>) -> record::Folded {
+        record::fold(&self.key, stored, &self.changes.iter().collect::<Vec<_>>())
+    }
+
+    /// Ends the entry as folded; what was sent before and is found done, was written.
+    fn end(&mut self, ends: Vec<End>, document: Option<Document>) {
+        let sent = self.sent;
+        let said = |end| if sent && end == End::Duplicate { End::Written } else { end };
+        self.ends = ends.into_iter().map(said).collect();
+        self.document = document;
+    }
+}
+
+/// The changes of a batch, one entry for each record; whatever is open is sent again.
+#[derive(Debug, Default)]
+pub struct RecordSet {
+    pub entries: Vec<RecordEntry>,
+    by_key: HashMap<(&'static str, String), usize>,
+}
+
+impl RecordSet {
+    pub fn push(&mut self, collection: &'static str, key: String, task: usize, change: Change) {
+        let at = *self.by_key.entry((collection, key.clone())).or_insert_with(|| {
+            self.entries.push(RecordEntry::new(collection, key));
+            self.entries.len() - 1
+        });
+        self.entries[at].push(task, change);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Collections with open entries, each with its entries' positions; of one record at most one.
+    fn open(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let mut out: Vec<(&'static str, Vec<usize>)> = Vec::new();
+        let mut seen: HashSet<(&str, &str)> = HashSet::new();
+        for (i, entry) in self.entries.iter().enumerate().filter(|(_, e)| e.is_open()) {
+            if !seen.insert((entry.collection, &entry.key)) {
+                continue;
+            }
+            match out.iter_mut().find(|(name, _)| *name == entry.collection) {
+                Some((_, positions)) => positions.push(i),
+                None => out.push((entry.collection, vec![i])),
+            }
+        }
+        out
+    }
+
+    /// Changes of one record that cannot go together are tried one by one.
+    fn split(&mut self, position: usize) {
+        let entry = &mut self.entries[position];
+        let (collection, key) = (entry.collection, entry.key.clone());
+        let rest = entry.changes.split_off(1);
+        let tasks = entry.tasks.split_off(1);
+        for (change, task) in rest.into_iter().zip(tasks) {
+            let mut alone = RecordEntry::new(collection, key.clone());
+            alone.push(task, change);
+            self.entries.push(alone);
+        }
+    }
+}
+
+/// What one command of inserts or replacements did.
+struct Sent {
+    /// How many documents it matched or made, without the failed ones.
+    done: usize,
+    /// Failed ones, by position in the command.
+    failed: HashMap<usize, Failed>,
+}
+
+enum Failed {
+    /// Its `_id` is there already.
+    Taken,
+    Refused(String),
+    Transient(String),
+}
+
+impl Store {
+    /// Sends whatever is open in `set`, and ends it.
+    ///
+    /// # Errors
+    /// After an error some entries are open: wait and call again with the same set.
+    pub async fn apply(&self, set: &mut RecordSet) -> Result<(), StoreFault> {
+        for round in 0..ROUNDS {
+            let open = set.open();
+            if open.is_empty() {
+                return Ok(());
+            }
+            for (collection, positions) in open {
+                let (inserts, folds): (Vec<usize>, Vec<usize>) =
+                    positions.into_iter().partition(|p| round == 0 && set.entries[*p].is_insert_only());
+                self.insert_blindly(collection, set, &inserts).await?;
+                let looks = self.looks_of(collection);
+                if round == 0 && looks.load(Ordering::Relaxed) == 0 && !folds.is_empty() {
+                    let gone = self.tombstones(collection, set, &folds).await?;
+                    let (gone, free): (Vec<usize>, Vec<usize>) =
+                        folds.iter().copied().partition(|p| gone.contains(&set.entries[*p].key));
+                    expire(set, &gone);
+                    self.insert_blindly(collection, set, &free).await?;
+                }
+                let rest: Vec<usize> =
+                    inserts.iter().chain(&folds).copied().filter(|p| set.entries[*p].is_open()).collect();
+                if !rest.is_empty() {
+                    self.look_and_write(collection, set, &rest, looks).await?;
+                }
+            }
+        }
+        if set.open().is_empty() {
+            return Ok(());
+        }
+        let text = "records changed again and again while they were written".to_owned();
+        Err(StoreFault::answer(ErrorClass::Unavailable, text))
+    }
+
+    /// Folds each entry into nothing and inserts it; what is there already stays open.
+    async fn insert_blindly(
+        &self,
+        collection: &'static str,
+        set: &mut RecordSet,
+        positions: &[usize],
+    ) -> Result<(), StoreFault> {
+        let mut ready = Vec::new();
+        for p in positions {
+            let folded = set.entries[*p].fold(None);
+            match folded.document {
+                Some(document) if !folded.ends.contains(&End::Missing) => ready.push((*p, document, folded.ends)),
+                _ => {}
+            }
+        }
+        self.send_records(collection, set, ready, None).await
+    }
+
+    async fn look_and_write(
+        &self,
+        collection: &'static str,
+        set: &mut RecordSet,
+        positions: &[usize],
+        looks: &AtomicU32,
+    ) -> Result<(), StoreFault> {
+        let keys: Vec<&str> = positions.iter().map(|p| set.entries[*p].key.as_str()).collect();
+        let mut found = self.records_by_id(collection, &keys).await?;
+        if found.is_empty() {
+            let _ = looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
+        } else {
+            looks.store(LOOKS, Ordering::Relaxed);
+        }
+        let absent: Vec<usize> =
+            positions.iter().copied().filter(|p| !found.contains_key(&set.entries[*p].key)).collect();
+        let gone = if absent.is_empty() { HashSet::new() } else { self.tombstones(collection, set, &absent).await? };
+        let (mut inserts, mut updates, mut revs) = (Vec::new(), Vec::new(), Vec::new());
+        for p in positions {
+            let entry = &mut set.entries[*p];
+            let stored = found.remove(&entry.key);
+            if stored.is_none() && gone.contains(&entry.key) {
+                expire(set, &[*p]);
+                continue;
+            }
+            let folded = entry.fold(stored.as_ref());
+            match (folded.document, stored) {
+                (None, stored) => entry.end(folded.ends, stored),
+                (Some(document), None) => inserts.push((*p, document, folded.ends)),
+                (Some(document), Some(stored)) => {
+                    revs.push(record::rev(&stored));
+                    updates.push((*p, document, folded.ends));
+                }
+            }
+        }
+        self.send_records(collection, set, inserts, None).await?;
+        self.send_records(collection, set, updates, Some(revs)).await
+    }
+
+    /// Inserts, or with `revs` replaces what is at these revisions. What did not match stays open.
+    async fn send_records(
+        &self,
+        collection: &'static str,
+        set: &mut RecordSet,
+        records: Vec<(usize, Document, Vec<End>)>,
+        revs: Option<Vec<Option<i64>>>,
+    ) -> Result<(), StoreFault> {
+        let is_update = revs.is_some();
+        let mut revs = revs.unwrap_or_default().into_iter();
+        let (mut chunk, mut documents, mut bytes) = (Vec::new(), RawArrayBuf::new(), 0);
+        for (p, document, ends) in records {
+            let mut raw = RawDocumentBuf::try_from(&document)
+                .map_err(|e| StoreFault::answer(ErrorClass::Other, format!("a record cannot be encoded: {e}")))?;
+            if is_update {
+                let key = set.entries[p].key.as_str();
+                // A record of others' making has no revision yet.
+                let filter = match revs.next().flatten() {
+                    Some(rev) => rawdoc! { "_id": key, "_sync.rev": rev },
+                    None => rawdoc! { "_id": key, "_sync.rev": null },
+                };
+                raw = rawdoc! { "q": filter, "u": raw };
+            }
+            let size = raw.as_bytes().len() + 16;
+            if bytes + size > MAX_COMMAND && !chunk.is_empty() {
+                let sent = self.send_chunk(collection, std::mem::take(&mut documents), is_update).await?;
+                settle(set, std::mem::take(&mut chunk), sent, is_update)?;
+                bytes = 0;
+            }
+            bytes += size;
+            documents.push(raw);
+            set.entries[p].sent = true;
+            chunk.push((p, document, ends));
+        }
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let sent = self.send_chunk(collection, documents, is_update).await?;
+        settle(set, chunk, sent, is_update)
+    }
+
+    async fn send_chunk(&self, collection: &str, documents: RawArrayBuf, update: bool) -> Result<Sent, StoreFault> {
+        let command = if update {
+            rawdoc! { "update": collection, "ordered": false, "updates": documents }
+        } else {
+            rawdoc! { "insert": collection, "ordered": false, "documents": documents }
+        };
+        let reply: Reply = self.send(if update { "update" } else { "insert" }, collection, command).await?;
+        settle_concern(&reply)?;
+        let failed = reply.write_errors.iter().map(|e| {
+            let why = if e.is_own_id() {
+                Failed::Taken
+            } else if is_transient_code(e.code) {
+                Failed::Transient(format!("{}: {}", e.code, e.errmsg))
+            } else {
+                Failed::Refused(describe(e))
+            };
+            (e.index, why)
+        });
+        Ok(Sent { done: usize::try_from(reply.n).unwrap_or(0), failed: failed.collect() })
+    }
+
+    /// Those of `keys` that are there.
+    pub async fn records_by_id(
+        &self,
+        collection: &str,
+        keys: &[&str],
+    ) -> Result<HashMap<String, Document>, StoreFault> {
+        let keys: Vec<String> = keys.iter().map(|k| (*k).to_owned()).collect();
+        let found = self.by_ids(collection, &keys).await?;
+        Ok(found.into_iter().filter_map(|d| Some((d.get_str("_id").ok()?.to_owned(), d))).collect())
+    }
+
+    /// Those of the entries' keys that were purged.
+    async fn tombstones(
+        &self,
+        collection: &str,
+        set: &RecordSet,
+        positions: &[usize],
+    ) -> Result<HashSet<String>, StoreFault> {
+        let keys: Vec<&str> = positions.iter().map(|p| set.entries[*p].key.as_str()).collect();
+        self.purged(collection, &keys).await
+    }
+
+    /// Those of `keys` that the lifecycle purged: nothing brings them back.
+    pub async fn purged(&self, collection: &str, keys: &[&str]) -> Result<HashSet<String>, StoreFault> {
+        let ids: Vec<String> = keys.iter().map(|k| format!("{collection}/{k}")).collect();
+        let find = async {
+            let tombstones = self.db.collection::<Document>(super::TOMBSTONES);
+            let mut cursor = tombstones.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 }).await?;
+            let mut found = HashSet::new();
+            while cursor.advance().await? {
+                let id = cursor.current().get_str("_id").unwrap_or_default().to_owned();
+                found.insert(id.split_once('/').map_or(id.clone(), |(_, key)| key.to_owned()));
+            }
+            Ok(found)
+        };
+        self.bounded("find", find).await
+    }
+
+    fn looks_of(&self, collection: &str) -> &AtomicU32 {
+        self.record_looks.get(collection).unwrap_or(&self.looks)
+    }
+}
+
+fn expire(set: &mut RecordSet, positions: &[usize]) {
+    for p in positions {
+        let entry = &mut set.entries[*p];
+        entry.ends = vec![End::Expired; entry.changes.len()];
+    }
+}
+
+fn settle(
+    set: &mut RecordSet,
+    chunk: Vec<(usize, Document, Vec<End>)>,
+    sent: Sent,
+    is_update: bool,
+) -> Result<(), StoreFault> {
+    // Of replacements only the number is known: if one did not match, all are looked at again.
+    let all_matched = !is_update || sent.done == chunk.len() - sent.failed.len();
+    let mut transient = None;
+    for (i, (p, document, ends)) in chunk.into_iter().enumerate() {
+        match sent.failed.get(&i) {
+            None if all_matched => {
+                let entry = &mut set.entries[p];
+                entry.ends = ends;
+                entry.document = Some(document);
+            }
+            None | Some(Failed::Taken) => {}
+            Some(Failed::Transient(text)) => transient = Some(text.clone()),
+            Some(Failed::Refused(text)) if set.entries[p].changes.len() == 1 => {
+                set.entries[p].ends = vec![End::Refused(text.clone())];
+            }
+            Some(Failed::Refused(_)) => set.split(p),
+        }
+    }
+    transient.map_or(Ok(()), |text| Err(StoreFault::answer(ErrorClass::Unavailable, text)))
+}
