@@ -22,3 +22,9 @@ pub mod status;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+
+/// Makes `ring` the process's provider of TLS, for every client in it. Cheap when it is that already.
+pub fn install_tls() {
+    // The only error is that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
         }
     };
     // One TLS provider for both drivers; a second installation would only mean that it is there already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

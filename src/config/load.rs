@@ -67,6 +67,7 @@ pub(super) fn resolve(
     problems.extend(choose_queues(&mut table, &schema).into_iter().map(|(path, message)| place(&path, message)));
     match serde_path_to_error::deserialize::<_, Config>(Value::Table(table)) {
         Ok(mut config) => {
+            let readable = problems.len();
             let folder = file.and_then(|(name, _)| Path::new(name).parent());
             for (name, record) in config.records.iter_mut().filter(|(_, r)| !r.schema.is_empty()) {
                 let path = format!("records.{name}.schema");
@@ -78,7 +79,7 @@ pub(super) fn resolve(
                     }
                 }
             }
-            if !problems.is_empty() {
+            if problems.len() > readable {
                 return Err(ConfigError { problems });
             }
             problems.extend(validate(&config).into_iter().map(|(path, message)| place(&path, message)));

@@ -38,6 +38,8 @@ fn the_defaults_are_valid_and_complete() {
     let (mut documented, mut typed) = (Vec::new(), Vec::new());
     keys("", &Value::Table(toml::from_str::<Table>(DEFAULT).unwrap()), &mut documented);
     keys("", &Value::try_from(&config).unwrap(), &mut typed);
+    // Entries of their own file; what each may hold is known by its type.
+    typed.retain(|path| !path.starts_with(".records.") && !path.starts_with(".cache."));
     assert_eq!(documented, typed);
 }
 

@@ -50,6 +50,7 @@ async fn server_with(connections: usize, idle: Duration) -> Server {
 
 impl Server {
     async fn get(&self, path: &str) -> reqwest::Response {
+        crate::install_tls();
         reqwest::get(format!("{}{path}", self.base)).await.unwrap()
     }
 
@@ -148,6 +149,7 @@ async fn the_page_needs_nothing_from_outside() {
 async fn other_paths_and_methods_are_refused() {
     let server = server().await;
     assert_eq!(server.get("/nothing").await.status(), 404);
+    crate::install_tls();
     let post = reqwest::Client::new().post(format!("{}/metrics", server.base)).body("x").send().await.unwrap();
     assert_eq!(post.status(), 405);
     assert_eq!(post.headers()["x-content-type-options"], "nosniff");

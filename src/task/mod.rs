@@ -4,8 +4,11 @@ pub mod attribute;
 pub mod bson;
 mod decode;
 mod envelope;
+mod explain;
 mod made;
 mod schema;
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;
 

@@ -2,16 +2,44 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use jsonschema::{Draft, PatternOptions, ValidationError, Validator, error::ValidationErrorKind as Kind};
+use jsonschema::{Draft, PatternOptions, ValidationError, Validator};
 use serde_json::{Map, Value};
 
-use super::{attribute::parse_time, envelope::integral};
+use super::{attribute::parse_time, envelope::integral, explain::sentence};
 use crate::config::Record;
 
 /// A new type is one file and one line here.
-const BUILTIN: [&str; 2] = [
+const BUILTIN: [&str; 30] = [
+    include_str!("../../config/schemas/ai_interaction.decide.v1.json"),
+    include_str!("../../config/schemas/ai_interaction.log.v1.json"),
+    include_str!("../../config/schemas/auth.log.v1.json"),
+    include_str!("../../config/schemas/context.delete.v1.json"),
+    include_str!("../../config/schemas/context.relate.v1.json"),
+    include_str!("../../config/schemas/context.save.v1.json"),
+    include_str!("../../config/schemas/context.update.v1.json"),
     include_str!("../../config/schemas/document.analyze.v1.json"),
+    include_str!("../../config/schemas/document.delete.v1.json"),
+    include_str!("../../config/schemas/document.link.v1.json"),
+    include_str!("../../config/schemas/document.restore.v1.json"),
+    include_str!("../../config/schemas/document.save.v1.json"),
+    include_str!("../../config/schemas/document.touch.v1.json"),
+    include_str!("../../config/schemas/evaluation.persist.v1.json"),
+    include_str!("../../config/schemas/hold.lift.v1.json"),
+    include_str!("../../config/schemas/hold.place.v1.json"),
+    include_str!("../../config/schemas/interaction.persist.v1.json"),
+    include_str!("../../config/schemas/memory.save.v1.json"),
+    include_str!("../../config/schemas/preference.save.v1.json"),
+    include_str!("../../config/schemas/prompt_template.save.v1.json"),
+    include_str!("../../config/schemas/session.end.v1.json"),
+    include_str!("../../config/schemas/session.persist.v1.json"),
+    include_str!("../../config/schemas/session.touch.v1.json"),
     include_str!("../../config/schemas/typing.context.v1.json"),
+    include_str!("../../config/schemas/user.claim.v1.json"),
+    include_str!("../../config/schemas/user.delete.v1.json"),
+    include_str!("../../config/schemas/user.save.v1.json"),
+    include_str!("../../config/schemas/version.decide.v1.json"),
+    include_str!("../../config/schemas/version.restore.v1.json"),
+    include_str!("../../config/schemas/version.save.v1.json"),
 ];
 
 /// How many violations an error names.
@@ -136,47 +164,9 @@ impl Schema {
     /// values, since those are somebody's text.
     pub fn explain(&self, data: &Value, prefix: &str) -> String {
         let mut errors = self.validator.iter_errors(data);
-        let named: Vec<_> = errors.by_ref().take(NAMED).map(|e| self.sentence(&e, prefix)).collect();
+        let named: Vec<_> = errors.by_ref().take(NAMED).map(|e| sentence(&self.document, &e, prefix)).collect();
         let more = if errors.next().is_some() { "; and more" } else { "" };
         format!("{}{more}", named.join("; "))
-    }
-
-    fn sentence(&self, error: &ValidationError<'_>, prefix: &str) -> String {
-        let at = format!("{prefix}{}", error.instance_path());
-        let expected = match error.kind() {
-            Kind::Required { property } => {
-                let name = property.as_str().unwrap_or_default();
-                return format!("`{at}/{name}` is missing: it is required");
-            }
-            Kind::Type { .. } => format!("must be {}", words(self.keyword(error))),
-            Kind::Enum { options } => format!("must be one of {options}"),
-            Kind::Minimum { limit } => format!("must be at least {limit}"),
-            Kind::Maximum { limit } => format!("must be at most {limit}"),
-            Kind::MinLength { limit: 1 } => "must not be empty".to_owned(),
-            Kind::MinLength { limit } => format!("must have at least {limit} characters"),
-            Kind::MaxLength { limit } => format!("must have at most {limit} characters"),
-            Kind::MinItems { limit } => format!("must have at least {limit} items"),
-            Kind::MaxItems { limit } => format!("must have at most {limit} items"),
-            Kind::UniqueItems => "must not have an item twice".to_owned(),
-            Kind::Format { format } if format == "date-time" => {
-                "must be an RFC 3339 date-time such as 2026-01-31T12:00:00Z".to_owned()
-            }
-            kind => format!("does not match the schema's `{}`", kind.keyword()),
-        };
-        match self.description(error) {
-            Some(description) => format!("`{at}` {expected} ({})", description.trim_end_matches('.')),
-            None => format!("`{at}` {expected}"),
-        }
-    }
-
-    fn keyword(&self, error: &ValidationError<'_>) -> &Value {
-        self.document.pointer(error.schema_path().as_str()).unwrap_or(&Value::Null)
-    }
-
-    /// The schema's own words on the place that is wrong.
-    fn description(&self, error: &ValidationError<'_>) -> Option<&str> {
-        let (parent, _) = error.schema_path().as_str().rsplit_once('/')?;
-        self.document.pointer(parent)?.get("description")?.as_str()
     }
 
     /// Writes what is declared an integer and came as `2.0` as the integer it is, so that nobody behind has to ask.
@@ -205,14 +195,5 @@ fn collect_integers(schema: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<
         }
         collect_integers(property, path, found);
         path.pop();
-    }
-}
-
-fn words(types: &Value) -> String {
-    match types {
-        Value::String(one) if matches!(one.as_str(), "integer" | "object" | "array") => format!("an {one}"),
-        Value::String(one) => format!("a {one}"),
-        Value::Array(several) => several.iter().map(words).collect::<Vec<_>>().join(" or "),
-        _ => "of another type".to_owned(),
     }
 }

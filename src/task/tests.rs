@@ -31,7 +31,7 @@ fn decoder(bare: Option<(&str, &str)>) -> Decoder {
     Decoder::new("typing", &queue(bare), &limits(), Arc::new(Schemas::builtin())).unwrap()
 }
 
-fn decode(text: &str) -> Result<Task, Rejected> {
+pub(super) fn decode(text: &str) -> Result<Task, Rejected> {
     decoder(None).decode(text.as_bytes())
 }
 
@@ -217,7 +217,7 @@ fn refuses_an_unknown_type_and_names_the_near_one() {
         refused(&with("type", json!("typing.contxt.v1")), Reason::UnknownType, &["mean `typing.context.v1`"]);
     assert_eq!(rejected.kind.as_deref(), Some("typing.contxt.v1"));
     assert_eq!(rejected.id.as_deref(), Some("0192f0c2"));
-    refused(&with("type", json!("zzz")), Reason::UnknownType, &["document.analyze.v1, typing.context.v1"]);
+    refused(&with("type", json!("zzz")), Reason::UnknownType, &["known are ai_interaction.decide.v1, "]);
     let long = refused(&with("type", json!("ä".repeat(300))), Reason::UnknownType, &[]);
     assert_eq!(long.kind, Some("ä".repeat(128)));
 }

@@ -28,6 +28,7 @@ const LINKS_PER_SPAN: u32 = 500;
 pub(super) fn provider(endpoint: &str) -> Result<SdkTracerProvider, ExporterBuildError> {
     let base = endpoint.trim_end_matches('/');
     let endpoint = if base.ends_with("/v1/traces") { base.to_owned() } else { format!("{base}/v1/traces") };
+    crate::install_tls();
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_endpoint(endpoint)

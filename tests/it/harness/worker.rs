@@ -209,6 +209,7 @@ pub fn clean(command: &mut Command) -> &mut Command {
 }
 
 fn client() -> reqwest::Client {
+    contextd::install_tls();
     reqwest::Client::builder()
         .timeout(Duration::from_secs(5))
         .pool_max_idle_per_host(1)
