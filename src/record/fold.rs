@@ -56,9 +56,10 @@ fn fold_all(key: &str, stored: Option<&Document>, changes: &[&Change], weigh: bo
     let mut record = Record::new(key, stored);
     let mut ends: Vec<End> = vec![End::Missing; changes.len()];
     let mut last: Option<Clock> = None;
-    // What needs the record to be there goes after what makes it.
-    let (first, then): (Vec<usize>, Vec<usize>) = (0..changes.len()).partition(|i| !changes[*i].required);
-    for i in first.into_iter().chain(then) {
+    // Oldest first, so that a deletion leaves what was saved before it; but what needs the record goes after what makes it.
+    let mut turns: Vec<usize> = (0..changes.len()).collect();
+    turns.sort_by_key(|i| (changes[*i].required, changes[*i].clock.order()));
+    for i in turns {
         let change = changes[i];
         // Of tasks with one order in one batch, the later one is the newer.
         let clock = last.map_or(change.clock, |last| change.clock.after(last));
