@@ -11,6 +11,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod content;
 pub mod effect;
 pub mod intake;
 pub mod metrics;

@@ -277,6 +277,28 @@ fn settings_must_make_sense() {
             "[redis.tls]\ncert_file = \"x.pem\"",
             "c.toml:2: `redis.tls.cert_file` must be given together with `redis.tls.key_file`, or neither of them",
         ),
+        (
+            "[content]\nurl = \"gs://bucket\"",
+            "c.toml:2: `content.url` must be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX",
+        ),
+        (
+            "[content]\nurl = \"s3://My_Bucket/x\"",
+            "c.toml:2: `content.url` must be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX",
+        ),
+        ("[content]\nfull_every = 0", "c.toml:2: `content.full_every` must be from 1 to 1000"),
+        ("[content]\ntimeout = \"1h\"", "c.toml:2: `content.timeout` must be from 100ms to 5m"),
+        (
+            "[content.s3]\naccess_key_id = \"x\"",
+            "c.toml:1: `content.s3.secret_access_key` must be given together with `content.s3.access_key_id`, or neither of them",
+        ),
+        (
+            "[content.s3]\nendpoint = \"http://127.0.0.1:9000\"",
+            "c.toml:1: `content.s3.allow_http` must be true for an endpoint without TLS (contents and keys then cross the network as they are)",
+        ),
+        (
+            "[content.s3]\nendpoint = \"minio:9000\"",
+            "c.toml:2: `content.s3.endpoint` must be an address such as https://minio.internal:9000, or empty for Amazon's own",
+        ),
     ] {
         assert_eq!(file_error(file), format!("configuration: {expected}"));
     }

@@ -7,7 +7,10 @@ use chrono::DateTime;
 use croner::parser::{CronParser, Seconds, Year};
 use tracing_subscriber::EnvFilter;
 
-use super::types::{Config, Job, Queue, TaskFormat};
+use super::{
+    records::Content,
+    types::{Config, Job, Queue, TaskFormat},
+};
 
 /// Problems with the path of the setting they are about.
 #[derive(Default)]
@@ -29,6 +32,7 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     addresses(config, &mut check);
     worker(config, &mut check);
     limits(config, &mut check);
+    content(&config.content, &mut check);
     check.must("queues", !config.queues.is_empty(), "hold at least one queue that is not disabled");
     for (name, settings) in &config.queues {
         queue(name, settings, config, &mut check);
@@ -132,6 +136,41 @@ fn limits(config: &Config, check: &mut Check) {
     check.must("analysis.redis_ttl", analysis.redis_ttl >= Duration::from_secs(1), "be at least 1s");
     check.must("analysis.matches_per_block", analysis.matches_per_block >= 1, "be at least 1");
     check.must("typing.redis_ttl", config.typing.redis_ttl >= Duration::from_secs(1), "be at least 1s");
+}
+
+fn content(content: &Content, check: &mut Check) {
+    let bucket = content.url.strip_prefix("s3://");
+    let named = match bucket {
+        Some(address) => is_bucket(address.split('/').next().unwrap_or_default()) && !address.contains("//"),
+        None => !content.url.is_empty() && !content.url.contains("://"),
+    };
+    check.must("content.url", named, "be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX");
+    check.must("content.full_every", (1..=1000).contains(&content.full_every), "be from 1 to 1000");
+    let timeouts = Duration::from_millis(100)..=Duration::from_secs(300);
+    check.must("content.timeout", timeouts.contains(&content.timeout), "be from 100ms to 5m");
+    let s3 = &content.s3;
+    check.must("content.s3.region", bucket.is_none() || !s3.region.is_empty(), "name a region such as us-east-1");
+    check.must(
+        "content.s3.secret_access_key",
+        s3.access_key_id.is_empty() == s3.secret_access_key.is_empty(),
+        "be given together with `content.s3.access_key_id`, or neither of them",
+    );
+    check.must(
+        "content.s3.endpoint",
+        s3.endpoint.is_empty() || is_url(&s3.endpoint, &["https://", "http://"]),
+        "be an address such as https://minio.internal:9000, or empty for Amazon's own",
+    );
+    check.must(
+        "content.s3.allow_http",
+        s3.allow_http || !s3.endpoint.starts_with("http://"),
+        "be true for an endpoint without TLS (contents and keys then cross the network as they are)",
+    );
+}
+
+/// Whether S3 allows the name; it becomes part of an address.
+fn is_bucket(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-';
+    (3..=63).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 fn queue(name: &str, queue: &Queue, config: &Config, check: &mut Check) {

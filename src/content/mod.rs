@@ -1,0 +1,245 @@
+//! Contents of documents and versions: objects in an object store, and what the row in MongoDB says of each.
+//!
+//! An object is stored before its row and deleted after the row has moved on, so a crash leaves at most an object
+//! without a row. What is read is checked against the row; a damaged object is reported, never served.
+
+mod codec;
+#[cfg(test)]
+mod codec_tests;
+mod fault;
+pub mod key;
+mod objects;
+#[cfg(test)]
+mod s3_tests;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use codec::{Codec, CodecError, Encoded, MAX_SIZE, decode, encode, hash};
+pub use fault::{ContentFault, FaultKind};
+pub use objects::{Listed, Objects};
+
+use crate::config::Content as Settings;
+
+/// What a row says of its content. The names of the fields in MongoDB are these in camelCase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContentRef {
+    /// The object's key.
+    pub key: String,
+    pub codec: Codec,
+    /// With [`Codec::ZstdDelta`]: the id of the version whose content the difference was made against, a full copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// BLAKE3 of the plain bytes, hexadecimal.
+    pub hash: String,
+    /// Plain bytes.
+    pub size: u64,
+    /// Bytes in the object store.
+    pub stored: u64,
+    /// Whether the stored bytes are encrypted.
+    pub sealed: bool,
+}
+
+impl ContentRef {
+    /// Whether it can be read by itself, and so serve as a base of others.
+    pub fn is_full(&self) -> bool {
+        self.codec != Codec::ZstdDelta
+    }
+}
+
+/// Encrypts what is stored. `context` is bound to the ciphertext: what was sealed for one object opens for no other.
+///
+/// A fault says by its kind what helps: `Unavailable` (keys cannot be read now), `Configuration` (a key is missing),
+/// `Corrupt` (not what was sealed).
+pub trait Seal: Send + Sync {
+    fn seal<'a>(
+        &'a self,
+        tenant: Option<&'a str>,
+        context: &'a str,
+        plain: Vec<u8>,
+    ) -> BoxFuture<'a, Result<Vec<u8>, ContentFault>>;
+
+    fn open<'a>(&'a self, context: &'a str, sealed: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, ContentFault>>;
+}
+
+/// Whether a content is encrypted, and with whose keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sealing<'a> {
+    Off,
+    /// With the keys of the tenant, or of those without one.
+    For(Option<&'a str>),
+}
+
+/// Contents of documents and versions. Cheap to clone.
+#[derive(Clone)]
+pub struct Content {
+    objects: Objects,
+    vault: Option<Arc<dyn Seal>>,
+}
+
+impl Content {
+    pub fn new(settings: &Settings, vault: Option<Arc<dyn Seal>>) -> Result<Self, ContentFault> {
+        Ok(Self { objects: Objects::open(settings)?, vault })
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Stores a full copy under `key` ([`key::document`]).
+    pub async fn save_full(&self, key: &str, plain: &[u8], sealing: Sealing<'_>) -> Result<ContentRef, ContentFault> {
+        let encoded = encoded(plain, None).await?;
+        self.store(key.to_owned(), plain, encoded, None, sealing).await
+    }
+
+    /// Stores a version under `prefix` ([`key::version`]) and what completes it: as a difference to `base`, the id and
+    /// the content of a version that is a full copy, or as a full copy itself where that is not much larger.
+    ///
+    /// A base that is damaged or gone costs no version: it is logged, and a full copy is stored.
+    pub async fn save_version(
+        &self,
+        prefix: &str,
+        plain: &[u8],
+        base: Option<(&str, &ContentRef)>,
+        sealing: Sealing<'_>,
+    ) -> Result<ContentRef, ContentFault> {
+        let base = match base.filter(|(_, content)| content.is_full()) {
+            None => None,
+            Some((id, content)) => match self.load(content, None).await {
+                Ok(bytes) => Some((id, bytes)),
+                Err(fault) if fault.kind.passes() => return Err(fault),
+                Err(fault) => {
+                    tracing::error!(%fault, "the base of a version cannot be read; a full copy is stored instead");
+                    None
+                }
+            },
+        };
+        let (base, against) = base.unzip();
+        let encoded = encoded(plain, against).await?;
+        let base = base.filter(|_| encoded.codec == Codec::ZstdDelta);
+        let key = key::of_content(prefix, &hash(plain), encoded.codec.name(), base);
+        self.store(key, plain, encoded, base, sealing).await
+    }
+
+    /// The plain bytes. `base`: the content of the version that `content.base` names.
+    pub async fn load(&self, content: &ContentRef, base: Option<&ContentRef>) -> Result<Vec<u8>, ContentFault> {
+        match (&content.base, base) {
+            (None, _) => {
+                let stored = self.stored(content).await?;
+                open(content, stored, None).await
+            }
+            (Some(_), Some(base)) if base.is_full() => {
+                let (stored, base_stored) = tokio::try_join!(self.stored(content), self.stored(base))?;
+                let base = open(base, base_stored, None).await?;
+                open(content, stored, Some(base)).await
+            }
+            (Some(id), _) => Err(ContentFault::new(
+                FaultKind::Missing,
+                format!(
+                    "the object {} is a difference to the version {id}, of which there is no full copy: restore that \
+                     version from a backup",
+                    content.key
+                ),
+            )),
+        }
+    }
+
+    /// Removes a content's object; one that is not there is removed already.
+    pub async fn delete(&self, content: &ContentRef) -> Result<(), ContentFault> {
+        self.objects.delete(&content.key).await
+    }
+
+    /// The same content under its new owner, by a copy; the old object stays until the row has moved on.
+    pub async fn give(&self, content: &ContentRef, owner: &str) -> Result<ContentRef, ContentFault> {
+        let key = key::with_owner(&content.key, owner).ok_or_else(|| {
+            ContentFault::new(FaultKind::Corrupt, format!("{:?} is not the key of a content", content.key))
+        })?;
+        if key != content.key {
+            self.objects.copy(&content.key, &key).await?;
+        }
+        Ok(ContentRef { key, ..content.clone() })
+    }
+
+    async fn store(
+        &self,
+        key: String,
+        plain: &[u8],
+        encoded: Encoded,
+        base: Option<&str>,
+        sealing: Sealing<'_>,
+    ) -> Result<ContentRef, ContentFault> {
+        let bytes = match sealing {
+            Sealing::Off => encoded.bytes,
+            Sealing::For(tenant) => self.vault()?.seal(tenant, &key::identity(&key), encoded.bytes).await?,
+        };
+        let content = ContentRef {
+            codec: encoded.codec,
+            base: base.map(str::to_owned),
+            hash: hash(plain),
+            size: plain.len() as u64,
+            stored: bytes.len() as u64,
+            sealed: sealing != Sealing::Off,
+            key,
+        };
+        self.objects.put(&content.key, bytes).await?;
+        Ok(content)
+    }
+
+    /// The bytes that [`Codec`] reads: whole, and opened when they are sealed.
+    async fn stored(&self, content: &ContentRef) -> Result<Bytes, ContentFault> {
+        let bytes = self.objects.get(&content.key, content.stored).await?;
+        if !content.sealed {
+            return Ok(bytes);
+        }
+        self.vault()?.open(&key::identity(&content.key), &bytes).await.map(Bytes::from)
+    }
+
+    fn vault(&self) -> Result<&dyn Seal, ContentFault> {
+        self.vault.as_deref().ok_or_else(|| {
+            ContentFault::new(
+                FaultKind::Configuration,
+                "the content is encrypted and there is no key: set `encryption.keys`",
+            )
+        })
+    }
+}
+
+/// Contents up to this many bytes are coded in place, in under a millisecond or two; larger ones on a thread where
+/// they hold nothing else up.
+const IN_PLACE: usize = 128 << 10;
+
+async fn encoded(plain: &[u8], base: Option<Vec<u8>>) -> Result<Encoded, ContentFault> {
+    if plain.len() <= IN_PLACE {
+        return Ok(encode(plain, base.as_deref()));
+    }
+    let plain = plain.to_vec();
+    aside(move || encode(&plain, base.as_deref())).await
+}
+
+async fn open(content: &ContentRef, stored: Bytes, base: Option<Vec<u8>>) -> Result<Vec<u8>, ContentFault> {
+    let (codec, size, hash) = (content.codec, content.size, content.hash.clone());
+    let work = move || decode(codec, &stored, base.as_deref(), size, &hash);
+    let decoded = if size <= IN_PLACE as u64 { work() } else { aside(work).await? };
+    decoded.map_err(|e| {
+        let ContentRef { key, hash, .. } = content;
+        ContentFault::new(
+            FaultKind::Corrupt,
+            format!(
+                "the object {key} is damaged: {e} (its row says: hash {hash}); restore it from a backup of the object \
+                 store"
+            ),
+        )
+    })
+}
+
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ContentFault> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| {
+        ContentFault::new(FaultKind::Unavailable, format!("the content was not worked on, the process is ending: {e}"))
+    })
+}

@@ -1,0 +1,227 @@
+//! The objects themselves: a local directory, or a bucket of S3.
+//!
+//! An answer of `put` means that the object survives a power cut: S3 promises it, and the directory is told to sync the
+//! file and the directories that lead to it, which its client does not do by default.
+
+use std::{
+    fs::{self, File},
+    future::Future,
+    io,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem, path::Path,
+    prefix::PrefixStore,
+};
+
+use super::fault::{ContentFault, FaultKind};
+use crate::config::{Content as Settings, S3};
+
+/// The object store of the settings. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    store: Arc<dyn ObjectStore>,
+    /// The local directory, when it is one.
+    root: Option<PathBuf>,
+    /// How messages call it.
+    place: String,
+    timeout: Duration,
+}
+
+/// What a listing says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    pub modified: DateTime<Utc>,
+}
+
+impl Objects {
+    /// Makes a missing directory; a bucket is not asked yet, [`Objects::check`] does that.
+    pub fn open(settings: &Settings) -> Result<Self, ContentFault> {
+        let timeout = settings.timeout;
+        if let Some(address) = settings.url.strip_prefix("s3://") {
+            let (bucket, prefix) = address.split_once('/').unwrap_or((address, ""));
+            let place = format!("the S3 bucket {bucket}");
+            let wrong = |e: String| {
+                ContentFault::new(FaultKind::Configuration, format!("{place} cannot be used: check `content`: {e}"))
+            };
+            let prefix = Path::parse(prefix).map_err(|e| wrong(e.to_string()))?;
+            let bucket = s3(bucket, &settings.s3, timeout).build().map_err(|e| wrong(e.to_string()))?;
+            return Ok(Self { store: Arc::new(PrefixStore::new(bucket, prefix)), root: None, place, timeout });
+        }
+        let root = FilePath::new(&settings.url);
+        let place = format!("the directory {}", root.display());
+        let wrong = |e: &dyn std::fmt::Display| {
+            ContentFault::new(
+                FaultKind::Configuration,
+                format!("{place} cannot be made or used: check `content.url` and its permissions: {e}"),
+            )
+        };
+        make_directory(root).map_err(|e| wrong(&e))?;
+        let root = root.canonicalize().map_err(|e| wrong(&e))?;
+        let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| wrong(&e))?.with_fsync(true);
+        Ok(Self { store: Arc::new(store), root: Some(root), place, timeout })
+    }
+
+    /// How messages call it: "the directory /srv/objects".
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Stores an object durably, in place of one with the same key.
+    pub async fn put(&self, key: &str, bytes: Vec<u8>) -> Result<(), ContentFault> {
+        let path = path(key)?;
+        self.is_there().await?;
+        self.call("store", key, self.store.put(&path, bytes.into())).await.map(|_| ())
+    }
+
+    /// An object of at most `limit` bytes; a larger one is `Corrupt` and not read.
+    pub async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ContentFault> {
+        let path = path(key)?;
+        let read = async {
+            let found = self.store.get(&path).await?;
+            let size = found.meta.size;
+            if size > limit { Ok(Err(size)) } else { found.bytes().await.map(Ok) }
+        };
+        match self.call("read", key, read).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(size)) => Err(ContentFault::new(
+                FaultKind::Corrupt,
+                format!(
+                    "the object {key} has {size} bytes and should have at most {limit}: restore it from a backup of \
+                     the object store"
+                ),
+            )),
+            Err(fault) if fault.kind == FaultKind::Missing => {
+                // Without its directory every object would seem to be missing.
+                self.is_there().await?;
+                Err(fault)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes an object; one that is not there is removed already.
+    pub async fn delete(&self, key: &str) -> Result<(), ContentFault> {
+        let path = path(key)?;
+        match self.call("delete", key, self.store.delete(&path)).await {
+            Err(fault) if fault.kind == FaultKind::Missing => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Copies an object under another key, durably, in place of one that has it.
+    pub async fn copy(&self, from: &str, to: &str) -> Result<(), ContentFault> {
+        let paths = (path(from)?, path(to)?);
+        self.is_there().await?;
+        self.call("copy", from, self.store.copy(&paths.0, &paths.1)).await
+    }
+
+    /// All objects below `prefix`, which stands for whole segments of keys. The time-out holds for the whole listing.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ContentFault> {
+        let path = path(prefix)?;
+        self.is_there().await?;
+        let listed = self.store.list(Some(&path)).map_ok(|meta| Listed {
+            key: meta.location.to_string(),
+            size: meta.size,
+            modified: meta.last_modified,
+        });
+        self.call("list", prefix, listed.try_collect()).await
+    }
+
+    /// Stores, reads and removes a small object, so that wrong addresses, names and rights show before tasks do.
+    pub async fn check(&self) -> Result<(), ContentFault> {
+        let key = format!("check/{}", uuid::Uuid::now_v7());
+        self.put(&key, b"contextd check".to_vec()).await?;
+        let found = self.get(&key, 100).await?;
+        self.delete(&key).await?;
+        if found.as_ref() != b"contextd check" {
+            let message = format!("{} gave back something else than was stored: do not use it", self.place);
+            return Err(ContentFault::new(FaultKind::Corrupt, message));
+        }
+        Ok(())
+    }
+
+    async fn call<T>(
+        &self,
+        action: &str,
+        key: &str,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, ContentFault> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result.map_err(|e| ContentFault::of_store(&e, action, key, &self.place)),
+            Err(_) => Err(ContentFault::new(
+                FaultKind::Unavailable,
+                format!(
+                    "{} did not {action} {key} within {:?}: check that it runs, or raise `content.timeout`",
+                    self.place, self.timeout
+                ),
+            )),
+        }
+    }
+
+    /// A directory that was unmounted or removed is an outage: it is not made again, and its objects are not missing.
+    async fn is_there(&self) -> Result<(), ContentFault> {
+        let Some(root) = &self.root else { return Ok(()) };
+        match tokio::time::timeout(self.timeout, tokio::fs::metadata(root)).await {
+            Ok(Ok(found)) if found.is_dir() => Ok(()),
+            _ => Err(ContentFault::new(
+                FaultKind::Unavailable,
+                format!("{} is gone: mount it, or restore it from a backup", self.place),
+            )),
+        }
+    }
+}
+
+fn path(key: &str) -> Result<Path, ContentFault> {
+    Path::parse(key)
+        .map_err(|e| ContentFault::new(FaultKind::Corrupt, format!("{key:?} is not the key of an object: {e}")))
+}
+
+/// Time-outs and repetitions are short: the worker waits and asks again by itself.
+fn s3(bucket: &str, settings: &S3, timeout: Duration) -> AmazonS3Builder {
+    // Without keys here, the usual variables and instance roles of AWS serve.
+    let builder = match settings.access_key_id.as_str() {
+        "" => AmazonS3Builder::from_env(),
+        id => AmazonS3Builder::new().with_access_key_id(id).with_secret_access_key(&settings.secret_access_key),
+    };
+    let builder = match settings.endpoint.as_str() {
+        "" => builder,
+        endpoint => builder.with_endpoint(endpoint),
+    };
+    builder
+        .with_bucket_name(bucket)
+        .with_region(&settings.region)
+        .with_allow_http(settings.allow_http)
+        .with_client_options(
+            // [`Objects::call`] has the time-out, over all repetitions.
+            ClientOptions::new().with_allow_http(settings.allow_http).with_timeout_disabled(),
+        )
+        .with_retry(RetryConfig { max_retries: 2, retry_timeout: timeout, ..RetryConfig::default() })
+        // One object at a time is deleted, by the request that every server has.
+        .with_disable_bulk_delete(true)
+}
+
+/// Makes `dir` and what leads to it, and syncs every directory that got an entry.
+fn make_directory(dir: &FilePath) -> io::Result<()> {
+    let mut missing = Vec::new();
+    let mut at = Some(dir).filter(|dir| !dir.as_os_str().is_empty());
+    while let Some(dir) = at.filter(|dir| !dir.exists()) {
+        missing.push(dir);
+        at = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    }
+    fs::create_dir_all(dir)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(FilePath::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
