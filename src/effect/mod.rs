@@ -2,6 +2,7 @@
 
 pub mod analyze;
 mod cascade;
+mod claim;
 mod evaluation;
 mod hold;
 mod patience;

@@ -10,9 +10,10 @@ use mongodb::bson::doc;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Patience, Planned, cascade, evaluation, hold, patiently, relate, touches::TouchGate};
+use super::{Patience, Planned, cascade, claim, evaluation, hold, patiently, relate, touches::TouchGate};
 use crate::{
     config::WriteMode,
+    content::Content,
     metrics::{ErrorClass, Outcome},
     record::{Action, Change, End, RecordType, Registry},
     status::Health,
@@ -24,6 +25,8 @@ use crate::{
 pub struct Records {
     pub registry: Arc<Registry>,
     pub store: Store,
+    /// Contents of documents and versions.
+    pub content: Content,
     pub health: Arc<Health>,
     /// How far a task's order may lie in the future.
     pub skew: Duration,
@@ -67,8 +70,15 @@ impl Due<'_> {
 
 impl Records {
     /// With no `flush` every touch is written at once.
-    pub fn new(registry: Arc<Registry>, store: Store, health: Arc<Health>, skew: Duration, flush: Duration) -> Self {
-        Self { registry, store, health, skew, touches: TouchGate::new(flush) }
+    pub fn new(
+        registry: Arc<Registry>,
+        store: Store,
+        content: Content,
+        health: Arc<Health>,
+        skew: Duration,
+        flush: Duration,
+    ) -> Self {
+        Self { registry, store, content, health, skew, touches: TouchGate::new(flush) }
     }
 
     /// Does the tasks of one batch, given with their positions; each ends alone.
@@ -99,6 +109,7 @@ impl Records {
             let plan = match due.declared.write {
                 WriteMode::Relate => relate::run(self, &due, now, &patience).await,
                 WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, &due, now, &patience).await,
+                WriteMode::UserClaim => claim::run(self, &due, now, &patience).await,
                 _ => Planned::Dead(Reason::UnknownType, "not here yet".into()),
             };
             planned.push((due.position, plan));

@@ -34,6 +34,7 @@ use crate::{
     cache::TypingCache,
     clock,
     config::{Config, Queue, QueueKind},
+    content::Content,
     effect::{Analysis, Records},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
@@ -119,9 +120,11 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let memory_units = (config.worker.memory.as_u64() as usize).div_ceil(MEMORY_UNIT).max(1);
     let analysis = Arc::new(Analysis::new(&config, link.clone(), store.clone(), health.clone()));
     let limits = &config.limits;
+    let content = Content::new(&config.content, None).map_err(|fault| RunError::Configuration(fault.to_string()))?;
     // What is to be drained is not kept for a later flush.
     let flush = if options.until_drained { Duration::ZERO } else { limits.records_flush };
-    let records = Arc::new(Records::new(Arc::new(registry), store.clone(), health.clone(), limits.clock_skew, flush));
+    let records =
+        Arc::new(Records::new(Arc::new(registry), store.clone(), content, health.clone(), limits.clock_skew, flush));
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
         memory: Arc::new(Semaphore::new(memory_units)),

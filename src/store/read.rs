@@ -38,6 +38,15 @@ impl Store {
         self.bounded("find", find).await
     }
 
+    /// Records that match, at most `limit`.
+    pub async fn records(&self, collection: &str, filter: Document, limit: i64) -> Result<Vec<Document>, StoreFault> {
+        let find = async {
+            let documents = self.db.collection::<Document>(collection);
+            documents.find(filter).limit(limit).await?.try_collect().await
+        };
+        self.bounded("find", find).await
+    }
+
     /// The newest analysis of a document.
     pub async fn newest_analysis(&self, document: &str) -> Result<Option<Document>, StoreFault> {
         let analyses = self.db.collection::<Document>(ANALYSES);

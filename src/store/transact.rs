@@ -174,6 +174,17 @@ impl Rows<'_> {
         Ok((Some(document), folded.ends))
     }
 
+    /// Changes all rows that match; answers how many. The update has to raise `_sync.rev`.
+    pub async fn update_many(
+        &mut self,
+        collection: &str,
+        filter: Document,
+        update: Document,
+    ) -> Result<u64, RowsError> {
+        let records = self.store.db.collection::<Document>(collection);
+        Ok(records.update_many(filter, update).session(&mut self.session).await?.modified_count)
+    }
+
     async fn replace(&mut self, collection: &str, seen: Option<i64>, document: &Document) -> Result<(), RowsError> {
         let records = self.store.db.collection::<Document>(collection);
         let filter = doc! { "_id": document.get("_id").cloned(), "_sync.rev": seen };

@@ -1,0 +1,213 @@
+//! `user.claim`: what an anonymous session made becomes a user's.
+//!
+//! The contents are copied under the user's name first; then one transaction gives the session, its documents, their
+//! versions and its interactions their owner, so that a reader sees either all of it or nothing; then the old copies go.
+//! The session's row remembers which those are: killed anywhere, the same task goes on where it was.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use mongodb::bson::{Bson, DateTime as BsonDate, Document, deserialize_from_bson, doc, serialize_to_bson};
+
+use super::{
+    Patience, Planned, Records, patiently,
+    records::{Due, missing},
+};
+use crate::{
+    content::ContentRef,
+    metrics::Outcome,
+    record::{Change, SYNC, is_fenced},
+    store::{Refusal, Rows, RowsError, transact},
+    task::Reason,
+};
+
+const SESSIONS: &str = "sessions";
+const DOCUMENTS: &str = "documents";
+const VERSIONS: &str = "document_versions";
+/// What else of a session gets its user.
+const FOLLOWING: [&str; 2] = ["interactions", "ai_interactions"];
+/// The session's list of contents that are to be removed.
+const LEFT: &str = "claimLeft";
+/// Rows that one transaction moves; the rest follows in the next.
+const PAGE: i64 = 200;
+
+enum Step {
+    Missing,
+    Expired,
+    /// This many rows have moved in this transaction, and whether it was the one that claimed the session.
+    Moved {
+        rows: u64,
+        first: bool,
+    },
+    /// Contents came that are not copied yet.
+    Again,
+}
+
+pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience: &Patience<'_>) -> Planned {
+    let (session, change) = match Change::of(due.declared, due.task, now, records.skew) {
+        Ok(made) => made,
+        Err(e) => return Planned::Dead(Reason::Schema, e.to_string()),
+    };
+    let claim = Claim { records, session: &session, user: due.text("userId"), change: &change };
+    let mut outcome = Outcome::Duplicate;
+    let mut copied = HashMap::new();
+    loop {
+        let Some(()) = claim.copy(&mut copied, patience).await else { return Planned::Released };
+        let step = patiently!(patience, "mongodb", async {
+            let step = transact!(records.store, rows, claim.take(&mut rows, &copied));
+            step.refusal()
+        });
+        match step {
+            None => return Planned::Released,
+            Some(Err(text)) => return Planned::Dead(Reason::Rejected, text),
+            Some(Ok(Step::Missing)) => return missing(SESSIONS, &session),
+            Some(Ok(Step::Expired)) => return Planned::Done(Outcome::Expired),
+            Some(Ok(Step::Again)) => {}
+            // What came after the session was claimed moves, too; until nothing is left.
+            Some(Ok(Step::Moved { rows, first })) => {
+                if first {
+                    outcome = Outcome::Written;
+                }
+                if rows == 0 {
+                    break;
+                }
+            }
+        }
+    }
+    if claim.clear(patience).await.is_none() {
+        return Planned::Released;
+    }
+    let entry = due.audit(&session, &change, outcome);
+    match patiently!(patience, "mongodb", records.store.audit(std::slice::from_ref(&entry))) {
+        Some(()) => Planned::Done(outcome),
+        None => Planned::Released,
+    }
+}
+
+struct Claim<'a> {
+    records: &'a Records,
+    session: &'a str,
+    user: &'a str,
+    change: &'a Change,
+}
+
+impl Claim<'_> {
+    /// Documents of the session that are nobody's yet.
+    fn unclaimed(&self) -> Document {
+        doc! { "sessionId": self.session, "userId": null }
+    }
+
+    /// Copies contents that have no copy yet. `copied`: from the old key to the copy.
+    async fn copy(&self, copied: &mut HashMap<String, ContentRef>, patience: &Patience<'_>) -> Option<()> {
+        let store = &self.records.store;
+        let documents = patiently!(patience, "mongodb", store.records(DOCUMENTS, self.unclaimed(), PAGE))?;
+        let ids: Vec<&str> = documents.iter().filter_map(|d| d.get_str("_id").ok()).collect();
+        let of_them = doc! { "documentId": { "$in": ids } };
+        let versions = patiently!(patience, "mongodb", store.records(VERSIONS, of_them.clone(), i64::MAX))?;
+        for content in documents.iter().chain(&versions).filter_map(content) {
+            if !copied.contains_key(&content.key) {
+                let copy = patiently!(patience, "objects", self.records.content.give(&content, self.user))?;
+                copied.insert(content.key, copy);
+            }
+        }
+        Some(())
+    }
+
+    /// Gives the rows their owner.
+    async fn take(&self, rows: &mut Rows<'_>, copied: &HashMap<String, ContentRef>) -> Result<Step, RowsError> {
+        let Some(mut session) = rows.get(SESSIONS, self.session).await? else { return Ok(Step::Missing) };
+        if is_fenced(&session) {
+            return Ok(Step::Expired);
+        }
+        let owner = session.get_str("userId").ok().or(session.get_str("claimedBy").ok());
+        if owner.is_some_and(|owner| owner != self.user) {
+            let text = format!("the session {:?} belongs to another user already: it is claimed once", self.session);
+            return Err(RowsError::refuse(text));
+        }
+        let first = session.get_str("claimedBy").is_err();
+        let mut left = session.get_array(LEFT).cloned().unwrap_or_default();
+        let mut moved = 0;
+        for mut document in rows.find(DOCUMENTS, self.unclaimed(), PAGE).await? {
+            if is_fenced(&document) {
+                continue;
+            }
+            let id = document.get_str("_id").unwrap_or_default().to_owned();
+            for mut version in rows.find(VERSIONS, doc! { "documentId": &id }, i64::MAX).await? {
+                if !relocate(&mut version, copied, &mut left) {
+                    return Ok(Step::Again);
+                }
+                rows.put(VERSIONS, version).await?;
+            }
+            if !relocate(&mut document, copied, &mut left) {
+                return Ok(Step::Again);
+            }
+            self.own(&mut document);
+            document.insert("ownerType", "user");
+            rows.put(DOCUMENTS, document).await?;
+            moved += 1;
+        }
+        let set = doc! { "$set": { "userId": self.user }, "$inc": { "_sync.rev": 1_i64 } };
+        for collection in FOLLOWING {
+            moved += rows.update_many(collection, self.unclaimed(), set.clone()).await?;
+        }
+        if first || moved > 0 {
+            session.insert("claimedBy", self.user);
+            session.insert("claimedAt", BsonDate::from_millis(self.change.at.timestamp_millis()));
+            session.insert(LEFT, left);
+            self.own(&mut session);
+            rows.put(SESSIONS, session).await?;
+        }
+        Ok(Step::Moved { rows: moved, first })
+    }
+
+    /// Makes the row the user's; what an older task says of its owner is moot from now on.
+    fn own(&self, row: &mut Document) {
+        row.insert("userId", self.user);
+        let mut sync = row.get_document(SYNC).cloned().unwrap_or_default();
+        let mut fields = sync.get_document("fields").cloned().unwrap_or_default();
+        fields.insert("userId", self.change.clock.0);
+        sync.insert("fields", fields);
+        row.insert(SYNC, sync);
+    }
+
+    /// Removes the contents that have moved, and forgets about them.
+    async fn clear(&self, patience: &Patience<'_>) -> Option<()> {
+        let store = &self.records.store;
+        let ids = [self.session];
+        let session = patiently!(patience, "mongodb", store.records_by_id(SESSIONS, &ids))?;
+        let left = session.get(self.session).and_then(|row| row.get_array(LEFT).ok()).cloned().unwrap_or_default();
+        if left.is_empty() {
+            return Some(());
+        }
+        for content in left.iter().filter_map(|c| deserialize_from_bson::<ContentRef>(c.clone()).ok()) {
+            patiently!(patience, "objects", self.records.content.delete(&content))?;
+        }
+        let forgotten = patiently!(patience, "mongodb", async {
+            let done = transact!(store, rows, async {
+                if let Some(mut session) = rows.get(SESSIONS, self.session).await? {
+                    session.remove(LEFT);
+                    rows.put(SESSIONS, session).await?;
+                }
+                Ok(())
+            });
+            done.refusal()
+        });
+        forgotten.map(|_| ())
+    }
+}
+
+fn content(row: &Document) -> Option<ContentRef> {
+    deserialize_from_bson(row.get("content")?.clone()).ok()
+}
+
+/// Points the row at the copy of its content and notes the old one. False: there is no copy yet.
+fn relocate(row: &mut Document, copied: &HashMap<String, ContentRef>, left: &mut Vec<Bson>) -> bool {
+    let Some(old) = content(row) else { return true };
+    let Some(copy) = copied.get(&old.key) else { return false };
+    if copy.key != old.key {
+        let (Ok(copy), Ok(old)) = (serialize_to_bson(copy), serialize_to_bson(&old)) else { return false };
+        row.insert("content", copy);
+        left.push(old);
+    }
+    true
+}
