@@ -23,6 +23,7 @@ pub mod status;
 pub mod store;
 pub mod task;
 pub mod telemetry;
+pub mod vault;
 
 /// Makes `ring` the process's provider of TLS, for every client in it. Cheap when it is that already.
 pub fn install_tls() {

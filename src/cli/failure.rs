@@ -5,6 +5,7 @@ use crate::{
     metrics::ErrorClass,
     pipeline::RunError,
     store::StoreFault,
+    vault::{VaultFault, VaultFaultKind},
 };
 
 /// A command that did not do what was asked: one readable line for stderr, and the exit status.
@@ -60,6 +61,18 @@ impl From<StoreFault> for Failure {
                 Failure::Configuration(format!("{fault}: check the user and password in `mongodb.uri`"))
             }
             _ => Failure::Unavailable(format!("{fault}: check that it runs and `mongodb.uri`")),
+        }
+    }
+}
+
+impl From<VaultFault> for Failure {
+    fn from(fault: VaultFault) -> Self {
+        match fault.kind {
+            VaultFaultKind::NoKey | VaultFaultKind::WrongKey | VaultFaultKind::Configuration => {
+                Failure::Configuration(fault.to_string())
+            }
+            VaultFaultKind::Corrupt => Failure::Wrong(fault.to_string()),
+            VaultFaultKind::Unavailable => Failure::Unavailable(fault.to_string()),
         }
     }
 }

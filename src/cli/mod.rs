@@ -7,6 +7,7 @@ pub mod demo;
 mod enqueue;
 pub mod failure;
 pub mod jobs;
+mod keys;
 mod migrate;
 mod pause;
 mod queues;
@@ -22,6 +23,7 @@ use crate::{
     config::{self, Config},
     intake::Link,
     store::Store,
+    vault::Vault,
 };
 use failure::{Failure, Printed};
 
@@ -60,6 +62,21 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// The keys of encrypted fields.
+    #[command(subcommand)]
+    Keys(Keys),
+}
+
+#[derive(Debug, Subcommand)]
+enum Keys {
+    /// Lists the keys of `encryption.keys` and the data keys that they wrap.
+    List {
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wraps every data key with the current key, the first of `encryption.keys`.
+    Rotate(keys::RotateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -157,6 +174,13 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             let signals = crate::pipeline::Signals::default();
             run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
             jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+        }
+        Command::Keys(keys) => {
+            let vault = Vault::new(&config.encryption, store(&config).await?)?;
+            match keys {
+                Keys::List { json } => keys::list(&vault, json).await,
+                Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
+            }
         }
         Command::Dead(dead) => {
             let store = store(&config).await?;

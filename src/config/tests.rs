@@ -274,6 +274,10 @@ fn settings_must_make_sense() {
             "c.toml:2: `otlp.endpoint` must be an address such as http://127.0.0.1:4318 (a collector nearby, without TLS), or empty for no export",
         ),
         (
+            "[encryption]\nkeys = \"k1:c2hvcnQ=\"",
+            "c.toml:2: `encryption.keys`, line 1, key 1: it must be exactly 32 bytes in base64: make one with `openssl rand -base64 32`",
+        ),
+        (
             "[redis.tls]\ncert_file = \"x.pem\"",
             "c.toml:2: `redis.tls.cert_file` must be given together with `redis.tls.key_file`, or neither of them",
         ),
@@ -348,6 +352,9 @@ fn secrets_come_from_files_and_never_show() {
         "[redis]\nurl = redis://user:hunter2@host",
         "[mongodb]\nuri = \"http://user:hunter2@host\"",
         "[otlp]\nendpoint = \"ftp://user:hunter2@host\"",
+        "[encryption]\nkeys = \"hunter2\"",
+        "[encryption]\nkeys = \"k1:hunter2\"",
+        "[encryption]\nkeys = \"hunter2!:AAAA\"",
     ] {
         let error = with(file, &[]).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");

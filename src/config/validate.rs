@@ -11,6 +11,7 @@ use super::{
     records::Content,
     types::{Config, Job, Queue, TaskFormat},
 };
+use crate::vault::Keyring;
 
 /// Problems with the path of the setting they are about.
 #[derive(Default)]
@@ -41,6 +42,9 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
         check.0.extend(problems);
     }
     job("housekeeping", &config.jobs.housekeeping, &mut check);
+    if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
+        check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));
+    }
     let page = config.jobs.housekeeping.settings.page;
     check.must("jobs.housekeeping.page", (1..=10_000).contains(&page), "be from 1 to 10000");
     check.0

@@ -14,6 +14,7 @@ mod dead;
 mod fleet;
 mod http;
 mod jobs;
+mod keys;
 mod kills;
 mod ledger;
 mod list_queue;
