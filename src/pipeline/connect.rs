@@ -8,12 +8,14 @@ use crate::{
     intake::{FaultKind, Link},
     status::Health,
     store::Store,
+    vault::Vault,
 };
 
 /// What the worker needs before it can work.
 pub(super) struct Stores {
     pub link: Link,
     pub store: Store,
+    pub vault: Arc<Vault>,
     pub health: Arc<Health>,
     /// How long to wait for them.
     pub wait: Duration,
@@ -45,13 +47,28 @@ impl Stores {
                 () = &mut limit => return Err(self.unreachable()),
             }
         }
-        if !self.migrate {
-            return Ok(());
+        if self.migrate {
+            self.bring_up_to_date(&mut limit).await?;
         }
+        // Sealed fields that no key opens would be found out one by one.
+        match self.vault.check().await {
+            Ok(()) => {}
+            Err(fault) if fault.is_transient() => {
+                self.health.unready("mongodb", &fault.to_string(), clock::now());
+                return Err(self.unreachable());
+            }
+            Err(fault) => return Err(RunError::Configuration(fault.to_string())),
+        }
+        self.health.ready("mongodb", clock::now());
+        Ok(())
+    }
+
+    /// Takes the missing steps of the schema.
+    async fn bring_up_to_date(&self, limit: &mut std::pin::Pin<&mut tokio::time::Sleep>) -> Result<(), RunError> {
         loop {
             let migrated = tokio::select! {
                 migrated = self.store.migrate(clock::now()) => migrated,
-                () = &mut limit => return Err(self.unreachable()),
+                () = &mut *limit => return Err(self.unreachable()),
             };
             match migrated {
                 Ok(taken) => {
@@ -70,7 +87,6 @@ impl Stores {
                 }
             }
         }
-        self.health.ready("mongodb", clock::now());
         Ok(())
     }
 

@@ -43,6 +43,7 @@ use crate::{
     status::{self, Health, Need, StatusState},
     store::Store,
     task::{Decoder, Schemas},
+    vault::Vault,
 };
 
 /// A loop that has not turned for this long makes the process not live.
@@ -79,6 +80,7 @@ struct Shared {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     signals: Signals,
+    vault: Arc<Vault>,
     analysis: Arc<Analysis>,
     records: Arc<Records>,
     schemas: Arc<Schemas>,
@@ -119,6 +121,8 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     health.expect("worker", Need::Required, "starting", clock::now());
     let memory_units = (config.worker.memory.as_u64() as usize).div_ceil(MEMORY_UNIT).max(1);
     let analysis = Arc::new(Analysis::new(&config, link.clone(), store.clone(), health.clone()));
+    let vault = Vault::new(&config.encryption, store.clone());
+    let vault = Arc::new(vault.map_err(|fault| RunError::Configuration(fault.to_string()))?);
     let limits = &config.limits;
     let content = Content::new(&config.content, None).map_err(|fault| RunError::Configuration(fault.to_string()))?;
     // What is to be drained is not kept for a later flush.
@@ -136,6 +140,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         health,
         metrics,
         signals,
+        vault,
         analysis,
         records,
         schemas,
@@ -213,6 +218,7 @@ impl Shared {
         let stores = Stores {
             link: self.link.clone(),
             store: self.store.clone(),
+            vault: self.vault.clone(),
             health: self.health.clone(),
             wait: self.config.worker.start_wait,
             migrate: !self.options.no_migrate,

@@ -7,6 +7,8 @@ mod change;
 mod clock;
 mod declare;
 mod fold;
+#[cfg(test)]
+mod fold_tests;
 mod stored;
 
 pub use change::{Action, Change, ChangeError};

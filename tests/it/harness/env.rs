@@ -62,6 +62,7 @@ impl Env {
             (variable("redis.url"), self.redis_url.clone()),
             (variable("mongodb.uri"), self.mongodb_uri.clone()),
             (variable("mongodb.database"), self.database.clone()),
+            (variable("content.url"), format!("{}/objects/{}", env!("CARGO_TARGET_TMPDIR"), self.database)),
             // Each thread loads a grammar of its own: many workers start here.
             (variable("analysis.threads"), "1".into()),
         ];
