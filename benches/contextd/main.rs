@@ -10,6 +10,7 @@ mod input;
 mod latency;
 mod parts;
 mod proc;
+mod records;
 mod report;
 mod worker;
 mod world;
@@ -40,6 +41,8 @@ enum Part {
     E,
     /// Backlogs of 10k, 100k and 1M tasks
     F,
+    /// Plain records against the bare driver
+    R,
 }
 
 /// Measures contextd on the services that the environment names.
@@ -96,6 +99,9 @@ fn run(options: &Options, bench: &mut Bench, report: &mut Report) -> Result<()> 
     }
     if options.wants(Part::D) {
         bench.analysis(report)?;
+    }
+    if options.wants(Part::R) {
+        bench.records(report)?;
     }
     if options.wants(Part::F) {
         bench.backlogs(report)?;

@@ -10,7 +10,7 @@ use crate::{
     drain::{Case, Cost, Drained, drain},
     grammar::{self, Analysed, median},
     input::{Paragraphs, Shape},
-    latency,
+    latency, records,
     report::{Report, Target, number},
     world::{ANALYSIS_THREADS, BATCH, IN_FLIGHT, LIST, STREAM, World},
 };
@@ -169,6 +169,34 @@ impl Bench {
             })
             .collect();
         report.raw("throughput", raw)
+    }
+
+    /// (r): plain records through the worker and the same writes by the bare driver, in turns.
+    pub fn records(&mut self, report: &mut Report) -> Result<()> {
+        let tasks = self.sizes.tasks / 2;
+        for kind in records::Kind::ALL {
+            let mut pairs = Vec::new();
+            for _ in 0..self.sizes.rounds {
+                let (worker, bare) = records::pair(&mut self.world, kind, tasks)?;
+                self.say(&format!("{}: {}; the bare driver: {}", kind.name(), shown(&worker), shown(&bare)));
+                pairs.push((worker, bare));
+            }
+            let of = |value: fn(&(Cost, Cost)) -> f64| median(pairs.iter().map(value).collect());
+            let note = format!(
+                "{} of {} tasks/s; worker {} us, mongod {} (bare {}), Redis {} a task",
+                number(of(|(worker, _)| worker.tasks_per_second)),
+                number(of(|(_, bare)| bare.tasks_per_second)),
+                number(of(|(worker, _)| worker.client_us)),
+                number(of(|(worker, _)| worker.mongodb_us.unwrap_or(f64::NAN))),
+                number(of(|(_, bare)| bare.mongodb_us.unwrap_or(f64::NAN))),
+                number(of(|(worker, _)| worker.redis_us.unwrap_or(f64::NAN))),
+            );
+            let ratio = of(|(worker, bare)| worker.tasks_per_second / bare.tasks_per_second);
+            let what = format!("{}: share of the bare driver", kind.name());
+            report.row('r', what, ratio, "", Target::AtLeast(0.7), note);
+            report.raw(kind.name(), pairs)?;
+        }
+        Ok(())
     }
 
     /// (c)
