@@ -10,7 +10,7 @@ pub fn delay(attempt: u32, base: Duration, max: Duration, chance: f64) -> Durati
 }
 
 /// Waits that grow while a store does not answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Backoff {
     attempt: u32,
 }
@@ -20,7 +20,7 @@ impl Backoff {
     const MAX: Duration = Duration::from_secs(1);
 
     pub fn new() -> Self {
-        Self { attempt: 0 }
+        Self::default()
     }
 
     /// The next wait: never much less than half of its ceiling, so that nobody spins.

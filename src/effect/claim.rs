@@ -4,7 +4,7 @@
 //! versions and its interactions their owner, so that a reader sees either all of it or nothing; then the old copies go.
 //! The session's row remembers which those are: killed anywhere, the same task goes on where it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, DateTime as BsonDate, Document, deserialize_from_bson, doc, serialize_to_bson};
@@ -105,9 +105,8 @@ impl Claim<'_> {
         let of_them = doc! { "documentId": { "$in": ids } };
         let versions = patiently!(patience, "mongodb", store.records(VERSIONS, of_them.clone(), i64::MAX))?;
         for content in documents.iter().chain(&versions).filter_map(content) {
-            if !copied.contains_key(&content.key) {
-                let copy = patiently!(patience, "objects", self.records.content.give(&content, self.user))?;
-                copied.insert(content.key, copy);
+            if let Entry::Vacant(place) = copied.entry(content.key.clone()) {
+                place.insert(patiently!(patience, "objects", self.records.content.give(&content, self.user))?);
             }
         }
         Some(())
