@@ -16,6 +16,7 @@ pub mod effect;
 pub mod intake;
 pub mod metrics;
 pub mod pipeline;
+pub mod read;
 pub mod record;
 pub mod retry;
 pub mod schedule;

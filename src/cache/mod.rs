@@ -1,7 +1,11 @@
 //! What is kept in Redis for readers. Losing it loses nothing: MongoDB is the authority.
 
 mod analysis;
+mod records;
+mod sync;
 mod typing;
 
 pub use analysis::AnalysisCache;
+pub use records::{Away, Entry, Put, RecordCache};
+pub use sync::{CacheWriter, Repaired, Written};
 pub use typing::TypingCache;

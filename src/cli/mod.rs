@@ -6,6 +6,7 @@ mod dead;
 pub mod demo;
 mod enqueue;
 pub mod failure;
+mod get;
 pub mod jobs;
 mod keys;
 mod migrate;
@@ -50,6 +51,8 @@ enum Command {
     Enqueue(enqueue::EnqueueArgs),
     /// Shows what the queues hold.
     Queues(queues::QueuesArgs),
+    /// Shows one record, from the fastest tier that has it.
+    Get(get::GetArgs),
     /// Stops the whole fleet from taking tasks of a queue.
     Pause(pause::PauseArgs),
     /// Lets the fleet take tasks of a queue again.
@@ -166,6 +169,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             enqueue::enqueue(&args, &input, &config, &link(&config)?, clock::now(), new_id).await
         }
         Command::Queues(args) => queues::queues(&args, &config, &link(&config)?, clock::now()).await,
+        Command::Get(args) => get::get(&args, &config, link(&config)?, store(&config).await?).await,
         Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
         Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,

@@ -1,5 +1,7 @@
 //! What types cannot say: ranges, and settings that must fit together. Pure; every problem is reported.
 
+mod cache;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -41,6 +43,7 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     if let Err(problems) = crate::record::Registry::new(config) {
         check.0.extend(problems);
     }
+    cache::cache(config, &mut check);
     job("housekeeping", &config.jobs.housekeeping, &mut check);
     if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
         check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));

@@ -38,6 +38,8 @@ pub const COMMANDS: &[&str] = &[
     "typing_set",
     "cache_get",
     "cache_set",
+    "record_get",
+    "record_set",
 ];
 
 pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};

@@ -109,6 +109,8 @@ catalogue! {
         MONGODB_WRITE_ERRORS = "mongodb_write_errors_total";
         /// Cache lookups, by cache, tier and result.
         CACHE_LOOKUPS = "cache_lookups_total";
+        /// Cached records that were left out or could not be used, by reason.
+        CACHE_EVENTS = "cache_events_total";
         /// Records a scheduled job looked at, changed, or left alone because they are held.
         JOB_ITEMS = "job_items_total";
         /// Slots of a scheduled job that passed without a run.
@@ -131,6 +133,10 @@ catalogue! {
         LEDGER_GAP = "ledger_gap", Count;
         /// Dead letters in MongoDB.
         DEAD_LETTERS = "dead_letters", Count;
+        /// Cached records that are noted as not in step with MongoDB, in the whole fleet.
+        KVSHADOW_ENTRIES = "kvshadow_entries", Count;
+        /// How long the first of them has been waiting.
+        KVSHADOW_OLDEST_AGE = "kvshadow_oldest_age_seconds", Seconds;
         /// When the queue's loop last made progress (Unix time); an idle loop that looks for work makes progress too.
         LAST_PROGRESS = "last_progress_timestamp_seconds", Seconds;
         /// When the job last ended well, in any process (Unix time).
@@ -155,6 +161,8 @@ catalogue! {
         MONGODB_WRITE_DURATION = "mongodb_write_duration_seconds", Seconds, LATENCY;
         /// One command or script sent to Redis, to its answer.
         REDIS_COMMAND_DURATION = "redis_command_duration_seconds", Seconds, COMMAND;
+        /// From MongoDB's acknowledgement of a record to the cache being in step with it.
+        CACHE_STALENESS = "cache_staleness_seconds", Seconds, WAIT;
         /// One analyzer on one text.
         ANALYSIS_DURATION = "analysis_duration_seconds", Seconds, ANALYSIS;
         /// One run of a scheduled job.

@@ -126,6 +126,25 @@ label! {
 }
 
 label! {
+    /// Why a cached record was left out, or could not be used.
+    CacheEvent {
+        /// The record names a strategy that its kind does not have: the default held.
+        UnknownStrategy = "unknown_strategy",
+        /// The value in Redis is of another version.
+        OtherFormat = "other_format",
+        /// The value in Redis cannot be read.
+        Garbage = "garbage",
+        TooLarge = "too_large",
+        /// The record's JSON could be taken for something else.
+        Ambiguous = "ambiguous",
+        /// Redis was full.
+        Full = "full",
+        /// Behind, and noted nowhere.
+        NotNoted = "not_noted",
+    }
+}
+
+label! {
     /// How a run of a scheduled job ended.
     JobOutcome {
         Success = "success",

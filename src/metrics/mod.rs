@@ -22,10 +22,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 pub use self::{
     labels::{
-        ErrorClass, JobAction, JobOutcome, Lookup, Outcome, ReclaimReason, ReturnReason, Tier, Trigger, WriteOutcome,
+        CacheEvent, ErrorClass, JobAction, JobOutcome, Lookup, Outcome, ReclaimReason, ReturnReason, Tier, Trigger, WriteOutcome,
     },
     parts::{
-        AnalysisMetrics, CacheMetrics, JobMetrics, MongoMetrics, SchedulerMetrics, redis_command,
+        AnalysisMetrics, CacheMetrics, JobMetrics, MongoMetrics, RecordCacheMetrics, SchedulerMetrics, SyncMetrics, redis_command,
         register_redis_commands,
     },
     queue::{Held, Ledger, QueueMetrics, UNKNOWN_TYPE},

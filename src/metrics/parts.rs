@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     catalogue as c,
-    labels::{ErrorClass, JobAction, JobOutcome, Lookup, Tier, WriteOutcome},
+    labels::{CacheEvent, ErrorClass, JobAction, JobOutcome, Lookup, Tier, WriteOutcome},
 };
 
 /// The label value of names that were not announced at construction.
@@ -85,7 +85,7 @@ impl AnalysisMetrics {
 pub struct CacheMetrics(Vec<[Counter; 2]>);
 
 impl CacheMetrics {
-    pub fn new(cache: &'static str, tiers: &[Tier]) -> Self {
+    pub fn new(cache: &str, tiers: &[Tier]) -> Self {
         let counter = |tier: Tier, result: Lookup| {
             c::CACHE_LOOKUPS.with(&[("cache", cache), ("tier", tier.as_str()), ("result", result.as_str())])
         };
@@ -99,6 +99,58 @@ impl CacheMetrics {
 
     pub fn lookup(&self, tier: Tier, result: Lookup) -> &Counter {
         &self.0[tier as usize][result as usize]
+    }
+}
+
+/// One kind of cached record.
+pub struct RecordCacheMetrics {
+    lookups: CacheMetrics,
+    events: Vec<Counter>,
+}
+
+impl RecordCacheMetrics {
+    /// Kinds come from the configuration: they are a closed set.
+    pub fn new(kind: &str) -> Self {
+        let event = |e: &CacheEvent| c::CACHE_EVENTS.with(&[("cache", kind), ("event", e.as_str())]);
+        Self { lookups: CacheMetrics::new(kind, Tier::ALL), events: CacheEvent::ALL.iter().map(event).collect() }
+    }
+
+    pub fn lookup(&self, tier: Tier, is_hit: bool) {
+        self.lookups.lookup(tier, if is_hit { Lookup::Hit } else { Lookup::Miss }).increment(1);
+    }
+    pub fn event(&self, event: CacheEvent) -> &Counter {
+        &self.events[event as usize]
+    }
+}
+
+/// How far the caches are in step with MongoDB.
+pub struct SyncMetrics {
+    staleness: Histogram,
+    entries: Gauge,
+    oldest: Gauge,
+}
+
+impl SyncMetrics {
+    #[expect(clippy::new_without_default, reason = "making it registers series: never by accident")]
+    pub fn new() -> Self {
+        let oldest = c::KVSHADOW_OLDEST_AGE.with(&[]);
+        Self { staleness: c::CACHE_STALENESS.with(&[]), entries: c::KVSHADOW_ENTRIES.with(&[]), oldest }
+    }
+
+    /// So many records are in step, this long after MongoDB had them.
+    pub fn in_step(&self, records: usize, behind: Duration) {
+        self.staleness.record_many(behind.as_secs_f64(), records);
+    }
+
+    /// What the fleet has noted, and how long the first of it has been waiting.
+    pub fn noted(&self, entries: u64, oldest: Option<chrono::TimeDelta>) {
+        self.entries.set(entries as f64);
+        self.oldest.set(oldest.map_or(0.0, |age| age.as_seconds_f64().max(0.0)));
+    }
+
+    /// So many more, until they are counted again.
+    pub fn more_noted(&self, entries: usize) {
+        self.entries.increment(entries as f64);
     }
 }
 

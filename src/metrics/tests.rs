@@ -15,6 +15,8 @@ fn everything(metrics: &Metrics) -> Arc<QueueMetrics> {
     register_redis_commands(&["take"]);
     AnalysisMetrics::new(&["grammar"]);
     CacheMetrics::new("analysis", &[Tier::Memory, Tier::Redis]);
+    RecordCacheMetrics::new("session");
+    SyncMetrics::new();
     JobMetrics::new("housekeeping");
     SchedulerMetrics::new();
     metrics.queue("analysis", &["document.analyze.v1"])
@@ -43,10 +45,13 @@ fn every_series_exists_from_the_start_with_zero() {
             r#"contextd_task_queue_wait_seconds_count{queue="analysis",priority="critical"}"#,
             r#"contextd_mongodb_write_duration_seconds_count{collection="analyses",outcome="duplicate"}"#,
             r#"contextd_cache_lookups_total{cache="analysis",tier="redis",result="hit"}"#,
+            r#"contextd_cache_lookups_total{cache="session",tier="mongodb",result="miss"}"#,
+            r#"contextd_cache_events_total{cache="session",event="other_format"}"#,
         ] {
             assert!(text.contains(series), "{series} is missing:\n{text}");
         }
-        assert!(!text.contains(r#"tier="mongodb""#), "this cache has no such tier");
+        let tier = r#"contextd_cache_lookups_total{cache="analysis",tier="mongodb""#;
+        assert!(!text.contains(tier), "this cache has no such tier");
     });
 }
 

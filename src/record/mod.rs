@@ -3,12 +3,14 @@
 //! A task's *clock* decides what is newer, never the order of arrival: whatever the order, the repetition and the
 //! number of workers, the same tasks end in the same record (see [`fold`]).
 
+pub mod cached;
 mod change;
 mod clock;
 mod declare;
 mod fold;
 #[cfg(test)]
 mod fold_tests;
+pub mod json;
 mod stored;
 
 pub use change::{Action, Change, ChangeError};

@@ -8,7 +8,7 @@ use mongodb::{
 };
 use serde::Serialize;
 
-use super::{ANALYSES, DEAD_LETTERS, Store, StoreFault};
+use super::{ANALYSES, DEAD_LETTERS, KVSHADOW, Store, StoreFault};
 
 const MIGRATIONS: &str = "schema_migrations";
 
@@ -59,6 +59,13 @@ pub fn migrations() -> Vec<Migration> {
                 ("context_links", index(doc! { "to": 1, "relation": 1 })),
                 ("holds", index(doc! { "entityType": 1, "entityId": 1, "state": 1 })),
                 ("audit_log", index(doc! { "entity.kind": 1, "entity.id": 1, "at": 1 })),
+            ],
+        },
+        Migration {
+            id: "0004-caches",
+            indexes: vec![
+                (KVSHADOW, index(doc! { "since": 1, "_id": 1 })),
+                ("ai_interactions", index(doc! { "cacheKey": 1, "_sync.order": -1 })),
             ],
         },
     ]

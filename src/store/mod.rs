@@ -9,10 +9,12 @@ mod client;
 mod dead;
 mod fault;
 mod keys;
+mod lookup;
 mod migrate;
 mod read;
 mod records;
 mod transact;
+mod shadow;
 
 pub use audit::AuditEntry;
 pub use client::Store;
@@ -23,6 +25,7 @@ pub use migrate::{IndexState, Migration};
 pub use records::{RecordEntry, RecordSet};
 pub(crate) use transact::transact;
 pub use transact::{Refusal, Rows, RowsError, TransactError};
+pub use shadow::Shadow;
 
 /// Collections that tasks are written to; dead letters among them.
 pub const ANALYSES: &str = "analyses";
@@ -31,3 +34,5 @@ pub const DEAD_LETTERS: &str = "dead_letters";
 /// What the lifecycle purged, `_id` = `COLLECTION/KEY`: late tasks about it end as expired.
 pub const TOMBSTONES: &str = "tombstones";
 pub const AUDIT_LOG: &str = "audit_log";
+/// Cached records that are not in step.
+pub const KVSHADOW: &str = "kvshadow";

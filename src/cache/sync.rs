@@ -1,0 +1,351 @@
+//! Keeping the cached records in step with MongoDB.
+//!
+//! After MongoDB's acknowledgement the cache is written: at once while that is quick, otherwise the record is noted in
+//! `kvshadow` and a repair loop writes it. A process that dies in between has not settled its tasks: they come again,
+//! end as duplicates, and refresh the cache. So a cached record is behind until its task is settled, then for as long as
+//! its row in `kvshadow` lives, and never longer than its TTL.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use mongodb::bson::Document;
+use tokio_util::sync::CancellationToken;
+
+use super::{Entry, Put, RecordCache};
+use crate::{
+    clock,
+    config::Cache as Settings,
+    metrics::{CacheEvent, RecordCacheMetrics, SyncMetrics},
+    record::cached::{Absence, INTERACTION_COUNT, Kind, Kinds, Plan},
+    store::{Shadow, Store, StoreFault},
+};
+
+/// Rows of `kvshadow` that are mended together.
+const PAGE: i64 = 500;
+/// Records that wait in memory to be noted while MongoDB does not answer. What does not fit is behind until its TTL ends.
+const BACKLOG: usize = 10_000;
+/// Attempts to note records before they wait in memory.
+const NOTES: u32 = 3;
+
+/// A record that MongoDB has just acknowledged.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The name of its section in `cache.kinds`.
+    pub kind: Arc<str>,
+    /// The whole record as it is in MongoDB now.
+    pub document: Document,
+}
+
+/// What a pass of the repair loop did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Repaired {
+    pub in_step: u64,
+    /// Redis is away or full: they stay noted.
+    pub left: u64,
+}
+
+/// Writes the cache after MongoDB. Clones share everything.
+#[derive(Clone)]
+pub struct CacheWriter(Arc<Inner>);
+
+struct Inner {
+    cache: RecordCache,
+    store: Store,
+    kinds: Arc<Kinds>,
+    within: Duration,
+    most_waiting: u32,
+    every: Duration,
+    waiting: AtomicU32,
+    backlog: Mutex<HashMap<(String, String), Shadow>>,
+    metrics: SyncMetrics,
+    kind_metrics: HashMap<Arc<str>, RecordCacheMetrics>,
+}
+
+impl CacheWriter {
+    pub fn new(cache: RecordCache, store: Store, kinds: Arc<Kinds>, settings: &Settings) -> Self {
+        let kind_metrics = kinds.iter().map(|k| (k.name.clone(), RecordCacheMetrics::new(&k.name))).collect();
+        Self(Arc::new(Inner {
+            cache,
+            store,
+            kinds,
+            within: settings.sync_within,
+            most_waiting: settings.sync_waiting,
+            every: settings.repair_every,
+            waiting: AtomicU32::new(0),
+            backlog: Mutex::default(),
+            metrics: SyncMetrics::new(),
+            kind_metrics,
+        }))
+    }
+
+    /// Brings the cache in step with what MongoDB has acknowledged, or notes what is not. Never fails; with Redis away
+    /// it takes `cache.sync_within` at most, and what noting in MongoDB takes. Belongs before the settling of the tasks.
+    ///
+    /// Records whose kind is not declared are passed over.
+    pub async fn after_write(&self, written: Vec<Written>) {
+        let this = &*self.0;
+        if written.is_empty() {
+            return;
+        }
+        let acked = Instant::now();
+        let since = clock::now();
+        let known = |w: Written| Some((this.kinds.get(&w.kind)?, w.document));
+        let mut records: Vec<(&Kind, Document)> = written.into_iter().filter_map(known).collect();
+        let waiting = this.waiting.fetch_add(1, Ordering::Relaxed);
+        let guard = Waiting(&this.waiting);
+        let mut behind = vec![true; records.len()];
+        if waiting < this.most_waiting && !this.cache.is_away() {
+            let sync = this.sync(&mut records, since.timestamp_millis(), &mut behind);
+            if tokio::time::timeout(this.within, sync).await.is_err() {
+                this.cache.answered(false);
+            }
+        }
+        drop(guard);
+        let in_step = behind.iter().filter(|b| !**b).count();
+        this.metrics.in_step(in_step, acked.elapsed());
+        let late = records.iter().zip(&behind).filter(|(_, behind)| **behind);
+        let shadows = late.filter_map(|((kind, document), _)| {
+            let (id, rev) = (kind.key(document)?.to_owned(), kind.rev(document));
+            Some(Shadow { kind: kind.name.to_string(), id, collection: kind.collection.to_string(), rev, since })
+        });
+        this.note(shadows.collect()).await;
+    }
+
+    /// Brings everything noted in step, every `cache.repair_every`, until `done`. Several workers may do so at once.
+    pub async fn repair(&self, done: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.0.every) => {}
+                () = done.cancelled() => return,
+            }
+            if let Err(fault) = self.repair_once(clock::now()).await {
+                tracing::debug!(%fault, "records that are not in step cannot be looked up");
+            }
+        }
+    }
+
+    /// One pass over everything that is noted.
+    ///
+    /// # Errors
+    /// MongoDB does not answer.
+    pub async fn repair_once(&self, now: DateTime<Utc>) -> Result<Repaired, StoreFault> {
+        let this = &*self.0;
+        let waiting: Vec<Shadow> = std::mem::take(&mut *this.backlog()).into_values().collect();
+        this.note(waiting).await;
+        let mut repaired = Repaired::default();
+        let mut last = None;
+        loop {
+            let page = this.store.shadow_page(last.as_ref(), PAGE).await?;
+            last = page.last().cloned();
+            let Some((mended, answers)) = this.mend(&page, now).await? else { break };
+            repaired.in_step += mended;
+            repaired.left += page.len() as u64 - mended;
+            if !answers || page.len() < PAGE as usize {
+                break;
+            }
+        }
+        let (rows, oldest) = this.store.shadow_state().await?;
+        this.metrics.noted(rows, oldest.map(|since| now - since));
+        Ok(repaired)
+    }
+}
+
+/// One more that waits for its cache writes; less on every way out.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    fn backlog(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Shadow>> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes values and markers; clears the flags of `behind` whose records are in step.
+    async fn sync(&self, records: &mut [(&Kind, Document)], now_ms: i64, behind: &mut [bool]) {
+        if self.count_interactions(records).await.is_err() {
+            return;
+        }
+        let mut entries = Vec::with_capacity(records.len());
+        let mut positions = Vec::with_capacity(records.len());
+        for (i, (kind, document)) in records.iter().enumerate() {
+            match self.entry(kind, document, now_ms) {
+                Some(entry) => {
+                    entries.push(entry);
+                    positions.push(i);
+                }
+                None => behind[i] = false,
+            }
+        }
+        for (i, put) in positions.into_iter().zip(self.cache.put(&entries).await) {
+            behind[i] = matches!(put, Put::Full | Put::Unknown);
+            if put == Put::Full {
+                self.event(&records[i].0.name, CacheEvent::Full);
+            }
+        }
+    }
+
+    async fn count_interactions(&self, records: &mut [(&Kind, Document)]) -> Result<(), StoreFault> {
+        let counted: Vec<usize> =
+            (0..records.len()).filter(|i| records[*i].0.wants_interactions(&records[*i].1)).collect();
+        if counted.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = counted.iter().filter_map(|i| records[*i].1.get_str("_id").ok()).collect();
+        let counts = self.store.interaction_counts(&ids).await?;
+        for i in counted {
+            let document = &mut records[i].1;
+            let count = document.get_str("_id").ok().and_then(|id| counts.get(id)).copied().unwrap_or(0);
+            document.insert(INTERACTION_COUNT, count);
+        }
+        Ok(())
+    }
+
+    /// What Redis is to be told; `None`: nothing.
+    fn entry(&self, kind: &Kind, document: &Document, now_ms: i64) -> Option<Entry> {
+        let is_new = document.get_document("_sync").is_ok_and(|s| s.get_i64("rev").is_ok_and(|rev| rev == 1));
+        match kind.plan(document, now_ms) {
+            Plan::Put(c) => {
+                if c.unknown_strategy {
+                    self.event(&kind.name, CacheEvent::UnknownStrategy);
+                }
+                let (id, rev, bytes, ttl) = (c.id, c.rev, c.bytes, c.ttl);
+                Some(Entry { kind: kind.name.clone(), id, rev, bytes, ttl, is_marker: false, is_new })
+            }
+            // What never was in Redis needs no marker.
+            Plan::Gone { why, .. } if is_new && kind.by.is_empty() && why == Absence::Strategy => None,
+            Plan::Gone { id, rev, why } => {
+                match why {
+                    Absence::TooLarge => self.event(&kind.name, CacheEvent::TooLarge),
+                    Absence::Ambiguous => self.event(&kind.name, CacheEvent::Ambiguous),
+                    Absence::Strategy | Absence::Removed => {}
+                }
+                Some(Entry::gone(kind.name.clone(), id, rev, now_ms))
+            }
+            Plan::Nothing => None,
+        }
+    }
+
+    fn event(&self, kind: &str, event: CacheEvent) {
+        if let Some(metrics) = self.kind_metrics.get(kind) {
+            metrics.event(event).increment(1);
+        }
+    }
+
+    /// Notes records in `kvshadow`; what MongoDB does not take now waits in memory.
+    async fn note(&self, shadows: Vec<Shadow>) {
+        if shadows.is_empty() {
+            return;
+        }
+        for attempt in 0..NOTES {
+            match self.store.shadow_note(&shadows).await {
+                Ok(()) => return self.metrics.more_noted(shadows.len()),
+                Err(fault) => {
+                    tracing::warn!(%fault, records = shadows.len(), "cached records that are behind cannot be noted yet");
+                    tokio::time::sleep(Duration::from_millis(20 << attempt)).await;
+                }
+            }
+        }
+        let mut dropped = 0;
+        {
+            let mut backlog = self.backlog();
+            for shadow in shadows {
+                let key = (shadow.kind.clone(), shadow.id.clone());
+                if backlog.len() < BACKLOG || backlog.contains_key(&key) {
+                    backlog.insert(key, shadow);
+                } else {
+                    dropped += 1;
+                    self.event(&shadow.kind, CacheEvent::NotNoted);
+                }
+            }
+        }
+        if dropped > 0 {
+            tracing::error!(dropped, "cached records stay behind until their time is over: MongoDB did not take the note");
+        }
+    }
+
+    /// Brings the records of a page in step: how many are, and whether Redis answers. `None`: the page is empty.
+    async fn mend(&self, page: &[Shadow], now: DateTime<Utc>) -> Result<Option<(u64, bool)>, StoreFault> {
+        if page.is_empty() {
+            return Ok(None);
+        }
+        let mut kinds: HashMap<&str, Vec<&Shadow>> = HashMap::new();
+        for shadow in page {
+            kinds.entry(&shadow.kind).or_default().push(shadow);
+        }
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        let mut answers = true;
+        for (name, shadows) in kinds {
+            let Some(kind) = self.kinds.get(name) else {
+                // Of a kind that is no longer declared nothing is read.
+                done.extend(shadows.into_iter().cloned());
+                continue;
+            };
+            let ids: Vec<&str> = shadows.iter().map(|s| s.id.as_str()).collect();
+            let mut found = self.store.records(&kind.collection, &kind.by, &ids).await?;
+            let mut there = Vec::new();
+            let mut entries = Vec::new();
+            let mut of_entry = Vec::new();
+            for shadow in shadows {
+                match found.remove(&shadow.id) {
+                    Some(document) => there.push((shadow, document)),
+                    None => {
+                        entries.push(Entry::gone(kind.name.clone(), shadow.id.clone(), shadow.rev, now.timestamp_millis()));
+                        of_entry.push(shadow.clone());
+                    }
+                }
+            }
+            let (shadows, mut records): (Vec<&Shadow>, Vec<(&Kind, Document)>) =
+                there.into_iter().map(|(shadow, document)| (shadow, (kind, document))).unzip();
+            self.count_interactions(&mut records).await?;
+            for (shadow, (_, document)) in shadows.into_iter().zip(&records) {
+                // Read with majority after it was noted: what is there is at least what was noted.
+                let shadow = Shadow { rev: kind.rev(document).max(shadow.rev), ..shadow.clone() };
+                match self.entry(kind, document, now.timestamp_millis()) {
+                    // Never was in Redis, and is not to be.
+                    None => done.push(shadow),
+                    Some(entry) => {
+                        entries.push(Entry { is_new: false, ..entry });
+                        of_entry.push(shadow);
+                    }
+                }
+            }
+            let put = tokio::time::timeout(Duration::from_secs(2), self.cache.put(&entries)).await;
+            let put = put.unwrap_or_else(|_| {
+                self.cache.answered(false);
+                vec![Put::Unknown; entries.len()]
+            });
+            for (shadow, put) in of_entry.into_iter().zip(put) {
+                match put {
+                    Put::Stored | Put::Older => done.push(shadow),
+                    Put::Full => failed.push(shadow),
+                    Put::Unknown => {
+                        answers &= !self.cache.is_away();
+                        failed.push(shadow);
+                    }
+                }
+            }
+            if !answers {
+                break;
+            }
+        }
+        self.store.shadow_done(&done).await?;
+        for shadow in &done {
+            self.metrics.in_step(1, (now - shadow.since).to_std().unwrap_or_default());
+        }
+        if answers && !failed.is_empty() {
+            self.store.shadow_failed(&failed).await?;
+        }
+        Ok(Some((done.len() as u64, answers)))
+    }
+}
