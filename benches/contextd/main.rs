@@ -12,6 +12,7 @@ mod parts;
 mod proc;
 mod records;
 mod report;
+mod tiers;
 mod worker;
 mod world;
 
@@ -43,6 +44,8 @@ enum Part {
     F,
     /// Plain records against the bare driver
     R,
+    /// Cached records: reads by tier, a stampede, writes of values
+    Tiers,
 }
 
 /// Measures contextd on the services that the environment names.
@@ -108,6 +111,9 @@ fn run(options: &Options, bench: &mut Bench, report: &mut Report) -> Result<()> 
     }
     if options.wants(Part::E) {
         bench.memory(report)?;
+    }
+    if options.wants(Part::Tiers) {
+        bench.tiers(report)?;
     }
     Ok(())
 }

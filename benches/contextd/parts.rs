@@ -12,6 +12,7 @@ use crate::{
     input::{Paragraphs, Shape},
     latency, records,
     report::{Report, Target, number},
+    tiers,
     world::{ANALYSIS_THREADS, BATCH, IN_FLIGHT, LIST, STREAM, World},
 };
 
@@ -311,6 +312,12 @@ impl Bench {
             report.row('f', what, (most / least - 1.0) * 100.0, "%", Target::AtMost(15.0), note);
         }
         report.raw("backlogs", raw)
+    }
+
+    /// Cached records.
+    pub fn tiers(&mut self, report: &mut Report) -> Result<()> {
+        self.say("(t) cached records");
+        tiers::measure(&mut self.world, report)
     }
 
     /// (e): peaks and starts seen on the way, or measured now.

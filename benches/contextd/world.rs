@@ -176,6 +176,18 @@ impl Stage {
         command
     }
 
+    /// The settings of this stage, for what is measured in this process.
+    pub fn config(&self) -> Result<contextd::config::Config> {
+        let vars = [
+            ("CONTEXTD_REDIS__URL", &self.redis_url),
+            ("CONTEXTD_MONGODB__URI", &self.mongodb_uri),
+            ("CONTEXTD_MONGODB__DATABASE", &self.name),
+            ("CONTEXTD_NAMESPACE", &self.name),
+        ];
+        let vars = vars.into_iter().map(|(name, value)| (name.to_owned(), value.clone()));
+        Ok(contextd::config::load(None, vars)?)
+    }
+
     pub fn key(&self, queue: &str, part: &str) -> String {
         format!("{}:{{{queue}}}:{part}", self.name)
     }

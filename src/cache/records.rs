@@ -22,7 +22,7 @@ use crate::{
 static SET: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
-        local answers = {}
+        local answers, full = {}, false
         for i, key in ipairs(KEYS) do
           local at = 4 * i - 3
           local new, marker = ARGV[at], ARGV[at + 1] == '1'
@@ -36,8 +36,9 @@ static SET: LazyLock<Script> = LazyLock::new(|| {
           if newer or kept then
             answers[i] = 0
           else
-            local done = redis.pcall('SET', key, ARGV[at + 3], 'PX', ARGV[at + 2])
-            if done.err then
+            -- Redis checks its memory at a script's first write only.
+            full = full or redis.pcall('SET', key, ARGV[at + 3], 'PX', ARGV[at + 2]).err
+            if full then
               redis.call('UNLINK', key)
               answers[i] = -1
             else

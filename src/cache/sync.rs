@@ -270,7 +270,10 @@ impl Inner {
             }
         }
         if dropped > 0 {
-            tracing::error!(dropped, "cached records stay behind until their time is over: MongoDB did not take the note");
+            tracing::error!(
+                dropped,
+                "cached records stay behind until their time is over: MongoDB did not take the note"
+            );
         }
     }
 
@@ -300,7 +303,12 @@ impl Inner {
                 match found.remove(&shadow.id) {
                     Some(document) => there.push((shadow, document)),
                     None => {
-                        entries.push(Entry::gone(kind.name.clone(), shadow.id.clone(), shadow.rev, now.timestamp_millis()));
+                        entries.push(Entry::gone(
+                            kind.name.clone(),
+                            shadow.id.clone(),
+                            shadow.rev,
+                            now.timestamp_millis(),
+                        ));
                         of_entry.push(shadow.clone());
                     }
                 }

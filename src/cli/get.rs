@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn a_record_is_shown_readably() {
         let at = DateTime::from_millis(1_769_860_800_000);
-        let document = doc! { "_id": "s1", "n": 7_i64, "at": at, "context": {"a": [1_i64, "x\u{1b}[31m"]}, "none": null };
+        let document =
+            doc! { "_id": "s1", "n": 7_i64, "at": at, "context": {"a": [1_i64, "x\u{1b}[31m"]}, "none": null };
         let text = render(&document);
         for part in ["s1", "│ n ", "2026-01-31T12:00:00Z", "\"a\": [", "null"] {
             assert!(text.contains(part), "{part} in\n{text}");

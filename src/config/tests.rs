@@ -396,8 +396,14 @@ fn caches_are_checked() {
     for (file, says) in [
         ("[cache]\nenvironment = \"prodution\"", "`cache.environment` must be empty or one of the environments"),
         ("[cache]\nsync_within = \"1m\"", "`cache.sync_within` must be from 1ms to 5s"),
-        ("[cache.kinds.session]\ndefault = \"ALL\"", "`cache.kinds.session.default` must be one of its strategies: CRITICAL_ONLY,"),
-        ("[cache.kinds.session]\nenvironments = { test = \"ALL\" }", "`cache.kinds.session.environments.test` must be one of"),
+        (
+            "[cache.kinds.session]\ndefault = \"ALL\"",
+            "`cache.kinds.session.default` must be one of its strategies: CRITICAL_ONLY,",
+        ),
+        (
+            "[cache.kinds.session]\nenvironments = { test = \"ALL\" }",
+            "`cache.kinds.session.environments.test` must be one of",
+        ),
         ("[cache.kinds.session]\nnever = [\"a.b\"]", "`cache.kinds.session.never` must hold fields"),
         (
             "[cache.kinds.session.strategies]\nNONE = { ttl = \"0s\", fields = [\"*\"] }",
@@ -407,12 +413,10 @@ fn caches_are_checked() {
             "[cache.kinds.typing]\ncollection = \"x\"\ndefault = \"A\"\nstrategies = { A = { ttl = \"1m\", fields = [\"*\"] } }",
             "`cache.kinds.typing` must have another name",
         ),
-        ("[records.user_save]\ncache = \"usr\"", "did you mean \"user\"?"),
-        ("[records.user_save]\ncache = \"session\"", "`records.user_save.cache` must name a kind of its collection \"users\""),
     ] {
         let error = file_error(file);
         assert!(error.contains(says), "{says}\nin: {error}");
     }
-    let own = "[cache.kinds.note]\ncollection = \"notes\"\ndefault = \"FULL\"\n[cache.kinds.note.strategies]\nFULL = { ttl = \"1m\", fields = [\"*\"] }\n[records.note_save]\ntype = \"note.save.v1\"\ncollection = \"notes\"\nkey = [\"noteId\"]\nwrite = \"merge\"\ncache = \"note\"";
+    let own = "[cache.kinds.note]\ncollection = \"notes\"\ndefault = \"FULL\"\n[cache.kinds.note.strategies]\nFULL = { ttl = \"1m\", fields = [\"*\"] }";
     assert_eq!(with(own, &[]).unwrap().cache.kinds["note"].default, "FULL");
 }

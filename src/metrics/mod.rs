@@ -22,11 +22,12 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 pub use self::{
     labels::{
-        CacheEvent, ErrorClass, JobAction, JobOutcome, Lookup, Outcome, ReclaimReason, ReturnReason, Tier, Trigger, WriteOutcome,
+        CacheEvent, ErrorClass, JobAction, JobOutcome, Lookup, Outcome, ReclaimReason, ReturnReason, Tier, Trigger,
+        WriteOutcome,
     },
     parts::{
-        AnalysisMetrics, CacheMetrics, JobMetrics, MongoMetrics, RecordCacheMetrics, SchedulerMetrics, SyncMetrics, redis_command,
-        register_redis_commands,
+        AnalysisMetrics, CacheMetrics, JobMetrics, MongoMetrics, RecordCacheMetrics, SchedulerMetrics, SyncMetrics,
+        redis_command, register_redis_commands,
     },
     queue::{Held, Ledger, QueueMetrics, UNKNOWN_TYPE},
 };

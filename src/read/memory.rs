@@ -63,7 +63,9 @@ impl Memory {
         }
         let there = self.entries.get(&Key(kind, id)).filter(|entry| entry.since.elapsed() < self.ttl);
         let is_older = there.is_some_and(|there| match (&there.held, &held) {
-            (Some(there), Some(held)) => there.rev > held.rev || (there.rev == held.rev && there.complete > held.complete),
+            (Some(there), Some(held)) => {
+                there.rev > held.rev || (there.rev == held.rev && there.complete && !held.complete)
+            }
             _ => there.since > since,
         });
         if !is_older {

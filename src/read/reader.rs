@@ -8,11 +8,7 @@ use std::{
 use futures::FutureExt;
 use mongodb::bson::{Document, serialize_to_vec};
 
-use super::{
-    flight::Flights,
-    kinds::Readables,
-    memory::Memory,
-};
+use super::{flight::Flights, kinds::Readables, memory::Memory};
 use crate::{
     cache::{Entry, RecordCache},
     clock,
@@ -172,13 +168,14 @@ impl Inner {
 
     async fn load(&self, key: &Key) -> Loaded {
         let (index, id, ask) = key;
-        let (Some(readable), metrics) = (self.readables.iter().nth(*index as usize), &self.metrics[*index as usize]) else {
+        let (Some(readable), metrics) = (self.readables.iter().nth(*index as usize), &self.metrics[*index as usize])
+        else {
             return Err(ReadError::Broken);
         };
         let kind = readable.cached.as_ref().and_then(|name| self.kinds.get(name));
         let started = Instant::now();
         if let Some(kind) = kind.filter(|_| !ask.deleted) {
-            let held = self.from_redis(kind, id, metrics).await.filter(|held| held.complete || !ask.full);
+            let held = self.look_in_redis(kind, id, metrics).await.filter(|held| held.complete || !ask.full);
             metrics.lookup(Tier::Redis, held.is_some());
             if let Some(held) = held {
                 let held = readable.is(&held.document).then(|| Arc::new(held));
@@ -201,7 +198,7 @@ impl Inner {
     }
 
     /// The value in Redis; one that cannot be used counts, and is a miss.
-    async fn from_redis(&self, kind: &Kind, id: &str, metrics: &RecordCacheMetrics) -> Option<Held> {
+    async fn look_in_redis(&self, kind: &Kind, id: &str, metrics: &RecordCacheMetrics) -> Option<Held> {
         let keys = [(&*kind.name, id)];
         let bytes = match tokio::time::timeout(REDIS_WITHIN, self.cache.get(&keys)).await {
             Ok(values) => values.ok()?.pop()??,
@@ -251,7 +248,8 @@ impl Inner {
                 Plan::Gone { .. } | Plan::Nothing => None,
             };
             if !ask.full {
-                let left_out: Vec<String> = document.keys().filter(|name| kind.is_never_cached(name)).cloned().collect();
+                let left_out: Vec<String> =
+                    document.keys().filter(|name| kind.is_never_cached(name)).cloned().collect();
                 complete = left_out.is_empty();
                 left_out.iter().for_each(|name| drop(document.remove(name)));
             }

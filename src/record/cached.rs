@@ -65,7 +65,11 @@ struct Strategy {
 pub enum Plan {
     Put(Cached),
     /// A marker: what lies there is not to be read any more.
-    Gone { id: String, rev: i64, why: Absence },
+    Gone {
+        id: String,
+        rev: i64,
+        why: Absence,
+    },
     /// The record has no id in this cache.
     Nothing,
 }
@@ -138,12 +142,12 @@ impl Kinds {
         let kind = |(name, kind): (&String, &config::CacheKind)| {
             let default = kind.environments.get(&settings.environment).unwrap_or(&kind.default);
             if !kind.strategies.contains_key(default) {
-                return Err(format!("`cache.kinds.{name}` has the default {default:?}, which is none of its strategies"));
+                return Err(format!(
+                    "`cache.kinds.{name}` has the default {default:?}, which is none of its strategies"
+                ));
             }
-            let strategy = |s: &config::Strategy| Strategy {
-                ttl: s.ttl,
-                fields: (s.fields != ["*"]).then(|| s.fields.clone()),
-            };
+            let strategy =
+                |s: &config::Strategy| Strategy { ttl: s.ttl, fields: (s.fields != ["*"]).then(|| s.fields.clone()) };
             let kind = Kind {
                 name: name.as_str().into(),
                 collection: kind.collection.as_str().into(),
@@ -224,7 +228,8 @@ impl Kind {
             return Plan::Gone { id, rev, why: Absence::Strategy };
         }
         let wanted = |field: &str| {
-            let chosen = strategy.fields.as_ref().is_none_or(|f| f.iter().any(|f| f == field) || ALWAYS.contains(&field));
+            let chosen =
+                strategy.fields.as_ref().is_none_or(|f| f.iter().any(|f| f == field) || ALWAYS.contains(&field));
             chosen && field != "_sync" && !self.is_never_cached(field)
         };
         // Whether a field that is never cached comes later is not seen here: such a value is never the whole.
@@ -241,8 +246,10 @@ impl Kind {
         }
         let c = u8::from(complete);
         // Names of strategies and collections are plain words: the settings are checked.
-        let header =
-            format!(r#"{{"f":{FORMAT},"rev":{rev},"at":{now_ms},"s":"{name}","z":{z},"c":{c},"n":"{}"}}"#, self.collection);
+        let header = format!(
+            r#"{{"f":{FORMAT},"rev":{rev},"at":{now_ms},"s":"{name}","z":{z},"c":{c},"n":"{}"}}"#,
+            self.collection
+        );
         let mut bytes = Vec::with_capacity(header.len() + 1 + payload.len());
         bytes.extend_from_slice(header.as_bytes());
         bytes.push(b'\n');

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use mongodb::bson::{Bson, DateTime, Document};
+use mongodb::bson::{Binary, Bson, DateTime, Document};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
@@ -67,6 +67,11 @@ fn element(out: &mut Vec<u8>, value: &Bson) -> Result<(), Ambiguous> {
             let name = if n.is_nan() { "NaN" } else { ["Infinity", "-Infinity"][usize::from(*n < 0.0)] };
             out.extend_from_slice(format!(r#"{{"$numberDouble":"{name}"}}"#).as_bytes());
         }
+        Bson::Binary(Binary { subtype, bytes }) => {
+            out.extend_from_slice(br#"{"$binary":{"base64":""#);
+            base64(out, bytes);
+            out.extend_from_slice(format!(r#"","subType":"{:02x}"}}}}"#, u8::from(*subtype)).as_bytes());
+        }
         // Writing to memory does not fail.
         Bson::Double(n) => drop(serde_json::to_writer(out, n)),
         rare => drop(serde_json::to_writer(out, rare)),
@@ -76,6 +81,16 @@ fn element(out: &mut Vec<u8>, value: &Bson) -> Result<(), Ambiguous> {
 
 fn text(out: &mut Vec<u8>, text: &str) {
     drop(serde_json::to_writer(out, text));
+}
+
+/// Three bytes make four characters; what is missing at the end is filled with `=`.
+fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for group in bytes.chunks(3) {
+        let bits = (0..3).fold(0_u32, |bits, i| bits << 8 | u32::from(group.get(i).copied().unwrap_or(0)));
+        let digit = |i: usize| if i <= group.len() { DIGITS[(bits >> (18 - 6 * i)) as usize & 63] } else { b'=' };
+        out.extend((0..4).map(digit));
+    }
 }
 
 fn write_date(out: &mut Vec<u8>, date: DateTime) {
@@ -164,7 +179,7 @@ fn typed<'de, A: MapAccess<'de>>(name: String, mut fields: A) -> Result<Bson, A:
 
 #[cfg(test)]
 pub(super) mod tests {
-    use mongodb::bson::{Binary, doc, oid::ObjectId, spec::BinarySubtype};
+    use mongodb::bson::{doc, oid::ObjectId, spec::BinarySubtype};
     use proptest::prelude::*;
 
     use super::*;

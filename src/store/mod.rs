@@ -13,8 +13,8 @@ mod lookup;
 mod migrate;
 mod read;
 mod records;
-mod transact;
 mod shadow;
+mod transact;
 
 pub use audit::AuditEntry;
 pub use client::Store;
@@ -23,9 +23,9 @@ pub use fault::StoreFault;
 pub use keys::{DATA_KEYS, StoredKey};
 pub use migrate::{IndexState, Migration};
 pub use records::{RecordEntry, RecordSet};
+pub use shadow::Shadow;
 pub(crate) use transact::transact;
 pub use transact::{Refusal, Rows, RowsError, TransactError};
-pub use shadow::Shadow;
 
 /// Collections that tasks are written to; dead letters among them.
 pub const ANALYSES: &str = "analyses";

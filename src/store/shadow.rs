@@ -120,10 +120,8 @@ impl Store {
     }
 
     async fn write_command(&self, mut command: Document) -> Result<Document, mongodb::error::Error> {
-        command.insert(
-            "writeConcern",
-            doc! { "w": "majority", "j": true, "wtimeout": self.timeout.as_millis() as i64 },
-        );
+        command
+            .insert("writeConcern", doc! { "w": "majority", "j": true, "wtimeout": self.timeout.as_millis() as i64 });
         self.db.run_command(command).await
     }
 }

@@ -1,4 +1,4 @@
-//! `[cache]`: kinds, strategies, and how they fit together and to the record types.
+//! `[cache]`: kinds and strategies, and how they fit together.
 
 use std::time::Duration;
 
@@ -36,7 +36,11 @@ pub(super) fn cache(config: &Config, check: &mut Check) {
     let must = format!("be empty or one of the environments that the kinds have: {}", environments.join(", "));
     check.must("cache.environment", known, &must);
     check.must("cache.memory", cache.memory >= ByteSize::kib(64), "be at least 64KiB (`memory_ttl = \"0s\"`: none)");
-    check.must("cache.memory_ttl", cache.memory_ttl <= Duration::from_secs(60), "be at most 1m: so late are writes seen");
+    check.must(
+        "cache.memory_ttl",
+        cache.memory_ttl <= Duration::from_secs(60),
+        "be at most 1m: so late are writes seen",
+    );
     let within = Duration::from_millis(1)..=Duration::from_secs(5);
     check.must("cache.sync_within", within.contains(&cache.sync_within), "be from 1ms to 5s");
     check.must("cache.sync_waiting", cache.sync_waiting <= 1_000, "be at most 1000 (0: always by the repair loop)");
@@ -44,17 +48,6 @@ pub(super) fn cache(config: &Config, check: &mut Check) {
     check.must("cache.repair_every", every.contains(&cache.repair_every), "be from 50ms to 5m");
     for (name, kind) in &cache.kinds {
         self::kind(name, kind, check);
-    }
-    for (name, record) in &config.records {
-        let path = format!("records.{name}.cache");
-        if let Some(kind) = cache.kinds.get(&record.cache) {
-            let same = kind.collection == record.collection;
-            check.must(&path, same, &format!("name a kind of its collection {:?}", record.collection));
-        } else if !record.cache.is_empty() {
-            let near = cache.kinds.keys().find(|known| strsim::damerau_levenshtein(known, &record.cache) <= 2);
-            let hint = near.map_or_else(String::new, |near| format!(" (did you mean {near:?}?)"));
-            check.must(&path, false, &format!("name a section of [cache.kinds], or be left out{hint}"));
-        }
     }
 }
 
@@ -86,7 +79,11 @@ fn kind(name: &str, kind: &CacheKind, check: &mut Check) {
         } else {
             let range = Duration::from_secs(1)..=DAYS_30;
             check.must(&path(".ttl"), range.contains(&settings.ttl), "be 0s (nothing is cached) or from 1s to 30days");
-            check.must(&path(".fields"), !fields.is_empty(), "hold a field, or `ttl` be \"0s\": nothing is cached then");
+            check.must(
+                &path(".fields"),
+                !fields.is_empty(),
+                "hold a field, or `ttl` be \"0s\": nothing is cached then",
+            );
         }
     }
 }
