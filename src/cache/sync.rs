@@ -295,7 +295,7 @@ impl Inner {
                 continue;
             };
             let ids: Vec<&str> = shadows.iter().map(|s| s.id.as_str()).collect();
-            let mut found = self.store.records(&kind.collection, &kind.by, &ids).await?;
+            let mut found = self.store.records_of(&kind.collection, &kind.by, &ids).await?;
             let mut there = Vec::new();
             let mut entries = Vec::new();
             let mut of_entry = Vec::new();

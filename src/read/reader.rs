@@ -184,7 +184,7 @@ impl Inner {
             }
         }
         let (by, at_ms) = (kind.map_or("", |k| &k.by), clock::now().timestamp_millis());
-        let document = self.store.record(&readable.collection, by, id).await?;
+        let document = self.store.record_of(&readable.collection, by, id).await?;
         let visible = |d: &Document| readable.is(d) && (ask.deleted || !cached::is_removed(d));
         let document = document.filter(visible);
         metrics.lookup(Tier::MongoDb, document.is_some());

@@ -9,7 +9,7 @@ use super::{Store, StoreFault};
 
 impl Store {
     /// The record whose `field` (`_id` where it is empty) is `id`; of several under a field the one changed last.
-    pub async fn record(&self, collection: &str, field: &str, id: &str) -> Result<Option<Document>, StoreFault> {
+    pub async fn record_of(&self, collection: &str, field: &str, id: &str) -> Result<Option<Document>, StoreFault> {
         let records = self.db.collection::<Document>(collection);
         let find = match field {
             "" => records.find_one(doc! { "_id": id }),
@@ -18,8 +18,8 @@ impl Store {
         self.bounded("find", find.into_future()).await
     }
 
-    /// The records with these ids, as [`Store::record`] finds each. Those that are not there are left out.
-    pub async fn records(
+    /// The records with these ids, as [`Store::record_of`] finds each. Those that are not there are left out.
+    pub async fn records_of(
         &self,
         collection: &str,
         field: &str,
