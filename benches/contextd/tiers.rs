@@ -14,6 +14,7 @@ use contextd::{
     read::{Ask, Reader},
     record::cached::{Kinds, Plan},
     store::Store,
+    vault::Vault,
 };
 use futures::future::join_all;
 use mongodb::bson::{DateTime, Document, doc};
@@ -34,13 +35,14 @@ struct Tiers {
     kinds: Arc<Kinds>,
     cache: RecordCache,
     store: Store,
+    vault: Arc<Vault>,
 }
 
 impl Tiers {
     fn reader(&self, memory_ttl: Duration) -> Reader {
         let mut settings = self.config.cache.clone();
         settings.memory_ttl = memory_ttl;
-        Reader::new(self.cache.clone(), self.store.clone(), self.kinds.clone(), &settings)
+        Reader::new(self.cache.clone(), self.store.clone(), self.kinds.clone(), self.vault.clone(), &settings)
     }
 }
 
@@ -54,7 +56,8 @@ pub fn measure(world: &mut World, report: &mut Report) -> Result<()> {
         let store = Store::new(&config.mongodb).await.map_err(|e| anyhow!(e))?;
         let sessions: Vec<Document> = (0..RECORDS).map(session).collect();
         database.collection::<Document>("sessions").insert_many(&sessions).await?;
-        let tiers = Tiers { config, kinds, cache, store };
+        let vault = Arc::new(Vault::new(&config.encryption, store.clone())?);
+        let tiers = Tiers { config, kinds, cache, store, vault };
         reads(&tiers, report).await?;
         stampede(&tiers, report).await?;
         writes(&tiers, &sessions, report).await

@@ -16,6 +16,7 @@ use crate::{
     read::{Ask, Found, ReadError, Reader},
     record::cached::Kinds,
     store::Store,
+    vault::Vault,
 };
 
 #[derive(Debug, Clone, clap::Args)]
@@ -38,13 +39,15 @@ pub struct GetArgs {
 /// An unknown kind, a record that is not there, or MongoDB cannot be asked.
 pub async fn get(args: &GetArgs, config: &Config, link: Link, store: Store) -> Result<Printed, Failure> {
     let kinds = Arc::new(Kinds::new(&config.cache).map_err(Failure::Configuration)?);
-    let reader = Reader::new(RecordCache::new(link, &config.namespace), store, kinds, &config.cache);
+    let vault = Arc::new(Vault::new(&config.encryption, store.clone())?);
+    let reader = Reader::new(RecordCache::new(link, &config.namespace), store, kinds, vault, &config.cache);
     let ask = Ask { full: args.full, deleted: args.deleted };
     let found = match reader.get(&args.kind, &args.id, ask).await {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Failure::Wrong(absent(args))),
         Err(ReadError::UnknownKind(_)) => return Err(Failure::Usage(unknown(&args.kind, &reader))),
         Err(ReadError::Store(fault)) => return Err(fault.into()),
+        Err(ReadError::Vault(fault)) => return Err(fault.into()),
         Err(error @ ReadError::Broken) => return Err(Failure::Internal(error.to_string())),
     };
     if args.json {

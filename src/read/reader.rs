@@ -6,9 +6,13 @@ use std::{
 };
 
 use futures::FutureExt;
-use mongodb::bson::{Document, serialize_to_vec};
+use mongodb::bson::{Bson, Document, serialize_to_vec};
 
-use super::{flight::Flights, kinds::Readables, memory::Memory};
+use super::{
+    flight::Flights,
+    kinds::{Readable, Readables},
+    memory::Memory,
+};
 use crate::{
     cache::{Entry, RecordCache},
     clock,
@@ -16,6 +20,7 @@ use crate::{
     metrics::{CacheEvent, RecordCacheMetrics, Tier},
     record::cached::{self, INTERACTION_COUNT, Kind, Kinds, Plan, Stale},
     store::{Store, StoreFault},
+    vault::{Vault, VaultFault},
 };
 
 /// A fill that took longer is dropped. Far below the life of a marker ([`cached::GONE_TTL`]).
@@ -45,7 +50,7 @@ pub struct Found {
     pub complete: bool,
     /// The strategy under which it is cached; `None`: it is not.
     pub strategy: Option<String>,
-    /// The record without `_sync`. Fields that are sealed are sealed here.
+    /// The record without `_sync`; sealed fields are opened.
     pub document: Arc<Document>,
 }
 
@@ -55,6 +60,9 @@ pub enum ReadError {
     UnknownKind(String),
     #[error(transparent)]
     Store(#[from] StoreFault),
+    /// A sealed field cannot be opened.
+    #[error(transparent)]
+    Vault(#[from] VaultFault),
     #[error("a read came to an unexpected end; the log says more")]
     Broken,
 }
@@ -83,6 +91,7 @@ struct Inner {
     cache: RecordCache,
     store: Store,
     kinds: Arc<Kinds>,
+    vault: Arc<Vault>,
     readables: Readables,
     memory: Memory,
     flights: Flights<Key, Loaded>,
@@ -90,11 +99,12 @@ struct Inner {
 }
 
 impl Reader {
-    pub fn new(cache: RecordCache, store: Store, kinds: Arc<Kinds>, settings: &Settings) -> Self {
+    /// With a vault that has no keys, a record with sealed fields is an error.
+    pub fn new(cache: RecordCache, store: Store, kinds: Arc<Kinds>, vault: Arc<Vault>, settings: &Settings) -> Self {
         let readables = Readables::new(&kinds);
         let metrics = readables.iter().map(|r| RecordCacheMetrics::new(&r.name)).collect();
         let memory = Memory::new(settings.memory.as_u64(), settings.memory_ttl);
-        Self(Arc::new(Inner { cache, store, kinds, readables, memory, flights: Flights::new(), metrics }))
+        Self(Arc::new(Inner { cache, store, kinds, vault, readables, memory, flights: Flights::new(), metrics }))
     }
 
     /// Every kind that can be read.
@@ -116,7 +126,7 @@ impl Reader {
             let known = this.known(index, id, ask);
             this.metrics[index as usize].lookup(Tier::Memory, known.is_some());
             if let Some(held) = known {
-                return Ok(found(Tier::Memory, held));
+                return this.found(readable, Tier::Memory, held).await;
             }
         }
         let key: Key = (index, id.to_owned(), ask);
@@ -132,7 +142,7 @@ impl Reader {
         };
         let flight = this.flights.join(key.clone(), known, load, Err(ReadError::Broken));
         let (tier, held) = flight.await?;
-        Ok(found(tier, held))
+        this.found(readable, tier, held).await
     }
 }
 
@@ -144,19 +154,24 @@ impl Drop for Landing<'_> {
     }
 }
 
-fn found(tier: Tier, held: Option<Arc<Held>>) -> Option<Found> {
-    let held = held?;
-    let age = (clock::now().timestamp_millis() - held.at_ms).max(0) as u64;
-    Some(Found {
-        tier,
-        age: Duration::from_millis(age),
-        complete: held.complete,
-        strategy: held.strategy.clone(),
-        document: held.document.clone(),
-    })
-}
-
 impl Inner {
+    /// The answer. No tier holds opened fields: they are opened for each reader.
+    async fn found(
+        &self,
+        readable: &Readable,
+        tier: Tier,
+        held: Option<Arc<Held>>,
+    ) -> Result<Option<Found>, ReadError> {
+        let Some(held) = held else { return Ok(None) };
+        let mut document = held.document.clone();
+        if document.values().any(|value| matches!(value, Bson::Binary(_))) {
+            self.vault.open_document(&readable.collection, Arc::make_mut(&mut document)).await?;
+        }
+        let age = (clock::now().timestamp_millis() - held.at_ms).max(0) as u64;
+        let (complete, strategy) = (held.complete, held.strategy.clone());
+        Ok(Some(Found { tier, age: Duration::from_millis(age), complete, strategy, document }))
+    }
+
     /// What memory answers, if it can.
     fn known(&self, index: u16, id: &str, ask: Ask) -> Option<Option<Arc<Held>>> {
         if ask.deleted {
