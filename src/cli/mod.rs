@@ -1,17 +1,20 @@
 //! The command line: what was asked, who does it, how it ends.
 
+mod advise;
 mod check;
-mod compose;
+pub(crate) mod compose;
 mod dead;
 pub mod demo;
 mod enqueue;
 pub mod failure;
 pub mod jobs;
 mod keys;
+mod mcp;
 mod migrate;
 mod pause;
-mod queues;
+pub(crate) mod queues;
 mod run;
+pub(crate) mod search;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -62,6 +65,14 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Finds contexts and memories by text and by what they are.
+    Search(search::SearchArgs),
+    /// Shows what a context, memory or document is related to.
+    Related(search::RelatedArgs),
+    /// Says which cache strategy each kind of record should have, and why.
+    Advise(advise::AdviseArgs),
+    /// Serves language models by MCP: sessions, interactions, evaluations and memories as tools.
+    Mcp(mcp::McpArgs),
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
@@ -182,6 +193,10 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
         }
+        Command::Search(args) => search::search(&args, &store(&config).await?).await,
+        Command::Related(args) => search::related(&args, &store(&config).await?).await,
+        Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;
             match dead {

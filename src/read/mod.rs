@@ -1,0 +1,6 @@
+//! Reading records, and what is learnt from how they are read.
+
+pub mod access;
+pub mod advise;
+pub mod plain;
+pub mod survey;
