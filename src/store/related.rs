@@ -168,7 +168,7 @@ fn reachable(start: &str, links: Vec<Link>, gone: &HashSet<&str>) -> Vec<Link> {
             found.push(link);
         }
     }
-    found.sort_by(|a, b| a.depth.cmp(&b.depth));
+    found.sort_by_key(|link| link.depth);
     found
 }
 
