@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     failure::{Failure, Printed},
-    link, run, store,
+    link, run, store_and_vault,
 };
 use crate::{config::Config, mcp, mcp::HttpError, pipeline::Signals, telemetry};
 
@@ -20,8 +20,8 @@ pub async fn serve(args: &McpArgs, config: Config) -> Result<Printed, Failure> {
     let telemetry = telemetry::init(&config.log, &config.otlp).map_err(|e| Failure::Configuration(e.to_string()))?;
     let signals = Signals::default();
     run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
-    let (link, store) = (link(&config)?, store(&config).await?);
-    let server = mcp::Server::new(config, link, store).map_err(Failure::Configuration)?;
+    let (link, (store, vault)) = (link(&config)?, store_and_vault(&config).await?);
+    let server = mcp::Server::new(config, link, store, vault).map_err(Failure::Configuration)?;
     let result = if args.http {
         mcp::serve(server, signals.stop).await.map_err(|e| match e {
             HttpError::Ended(_) => Failure::Internal(e.to_string()),

@@ -193,8 +193,14 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
         }
-        Command::Search(args) => search::search(&args, &store(&config).await?).await,
-        Command::Related(args) => search::related(&args, &store(&config).await?).await,
+        Command::Search(args) => {
+            let (store, vault) = store_and_vault(&config).await?;
+            search::search(&args, &store, &vault).await
+        }
+        Command::Related(args) => {
+            let (store, vault) = store_and_vault(&config).await?;
+            search::related(&args, &store, &vault).await
+        }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
@@ -215,4 +221,10 @@ fn link(config: &Config) -> Result<Link, Failure> {
 
 async fn store(config: &Config) -> Result<Store, Failure> {
     Store::new(&config.mongodb).await.map_err(Failure::Configuration)
+}
+
+async fn store_and_vault(config: &Config) -> Result<(Store, Vault), Failure> {
+    let store = store(config).await?;
+    let vault = Vault::new(&config.encryption, store.clone())?;
+    Ok((store, vault))
 }

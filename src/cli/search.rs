@@ -7,8 +7,9 @@ use super::{
     table,
 };
 use crate::{
-    read::plain,
+    read::{find, plain},
     store::{After, Direction, Hit, Importance, Kind, Page, Related, Search, Store},
+    vault::Vault,
 };
 
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -44,7 +45,7 @@ pub struct SearchArgs {
     pub json: bool,
 }
 
-pub async fn search(args: &SearchArgs, store: &Store) -> Result<Printed, Failure> {
+pub async fn search(args: &SearchArgs, store: &Store, vault: &Vault) -> Result<Printed, Failure> {
     let search = Search {
         text: args.text.join(" "),
         kind: args.kind,
@@ -56,7 +57,7 @@ pub async fn search(args: &SearchArgs, store: &Store) -> Result<Printed, Failure
         limit: args.limit,
         after: args.after.clone(),
     };
-    let page = store.search(&search).await?;
+    let page = find::find(store, vault, &search).await?;
     if args.json {
         return Printed::json(&found(&page));
     }
@@ -126,8 +127,8 @@ pub struct RelatedArgs {
     pub json: bool,
 }
 
-pub async fn related(args: &RelatedArgs, store: &Store) -> Result<Printed, Failure> {
-    let related = store.related(&args.id, &args.relations, args.depth, args.direction).await?;
+pub async fn related(args: &RelatedArgs, store: &Store, vault: &Vault) -> Result<Printed, Failure> {
+    let related = find::related(store, vault, &args.id, &args.relations, args.depth, args.direction).await?;
     if args.json {
         return Printed::json(&connected(&args.id, &related));
     }
@@ -135,8 +136,8 @@ pub async fn related(args: &RelatedArgs, store: &Store) -> Result<Printed, Failu
         return Ok(Printed::text(format!("{} is related to nothing", args.id)));
     }
     let title = |id: &str| {
-        let end = related.ends.iter().find(|d| d.get_str("_id").is_ok_and(|own| own == id));
-        end.and_then(|d| d.get_str("title").ok()).map_or("-".to_owned(), short)
+        let end = related.ends.iter().find(|(_, end)| end.get_str("_id").is_ok_and(|own| own == id));
+        end.and_then(|(_, end)| end.get_str("title").ok()).map_or("-".to_owned(), short)
     };
     let mut table = table::new(&["steps", "from", "relation", "to", "weight", "what"]);
     for link in &related.links {
@@ -159,7 +160,7 @@ pub fn connected(id: &str, related: &Related) -> Value {
         stored.insert("direction".into(), json!(link.direction));
         Value::Object(stored)
     });
-    let records: Vec<_> = related.ends.iter().map(plain::record).collect();
+    let records: Vec<_> = related.ends.iter().map(|(_, end)| plain::record(end)).collect();
     json!({ "id": id, "links": links.collect::<Vec<_>>(), "records": records, "cut": related.is_cut })
 }
 

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use http::{HttpError, serve};
 
-use crate::{config::Config, intake::Link, record::Registry, store::Store, task::Schemas};
+use crate::{config::Config, intake::Link, record::Registry, store::Store, task::Schemas, vault::Vault};
 
 const INSTRUCTIONS: &str = "contextd keeps sessions, interactions, evaluations and memories. Writes are queued and \
     written within moments; pass `wait: true` to read them right after. `recall` finds what was saved.";
@@ -35,6 +35,7 @@ pub struct Parts {
     config: Config,
     link: Link,
     store: Store,
+    vault: Vault,
     schemas: Arc<Schemas>,
     registry: Registry,
     tools: Vec<Tool>,
@@ -51,12 +52,12 @@ impl std::ops::Deref for Server {
 impl Server {
     /// # Errors
     /// Record types that are misdeclared; a checked configuration has none.
-    pub fn new(config: Config, link: Link, store: Store) -> Result<Self, String> {
+    pub fn new(config: Config, link: Link, store: Store, vault: Vault) -> Result<Self, String> {
         let schemas = Schemas::of_records(&config.records).map_err(|(_, e)| e)?;
         let registry = Registry::new(&config)
             .map_err(|problems| problems.into_iter().map(|(_, e)| e).collect::<Vec<_>>().join("; "))?;
         let tools = tools::all(&schemas);
-        Ok(Self(Arc::new(Parts { config, link, store, schemas: Arc::new(schemas), registry, tools })))
+        Ok(Self(Arc::new(Parts { config, link, store, vault, schemas: Arc::new(schemas), registry, tools })))
     }
 
     /// Serves one client on standard input and output until it closes them, or until `stop`.

@@ -11,6 +11,7 @@ use crate::{
     clock,
     read::{
         advise::{self, Advice, Pattern, default_strategy},
+        find,
         survey::survey,
     },
     store::{Direction, Importance, Kind, MAX_DEPTH, MAX_HITS, Search},
@@ -225,7 +226,8 @@ impl Server {
     pub(super) async fn recall(&self, args: RecallArgs) -> Result<Value, String> {
         if let Some(id) = &args.related_to {
             let depth = between("depth", args.depth, 1, MAX_DEPTH)?;
-            let related = self.store.related(id, &[], depth, Direction::Both).await.map_err(|e| e.to_string())?;
+            let related = find::related(&self.store, &self.vault, id, &[], depth, Direction::Both).await;
+            let related = related.map_err(|e| e.to_string())?;
             return Ok(connected(id, &related));
         }
         let search = Search {
@@ -243,7 +245,7 @@ impl Server {
             limit: between("limit", args.limit, 10, MAX_HITS)?,
             after: args.after.map(|after| after.parse()).transpose()?,
         };
-        let page = self.store.search(&search).await.map_err(|e| e.to_string())?;
+        let page = find::find(&self.store, &self.vault, &search).await.map_err(|e| e.to_string())?;
         Ok(found(&page))
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod access;
 pub mod advise;
+pub mod find;
 pub mod plain;
 pub mod survey;

@@ -64,7 +64,7 @@ pub fn migrations() -> Vec<Migration> {
                 ("audit_log", index(doc! { "entity.kind": 1, "entity.id": 1, "at": 1 })),
             ],
         },
-        Migration { id: "0004-search", indexes: search() },
+        Migration { id: "0005-search", indexes: search() },
     ]
 }
 

@@ -65,8 +65,8 @@ impl Link {
 pub struct Related {
     /// The nearest first.
     pub links: Vec<Link>,
-    /// What is at their ends: `_id`, `kind`, `type`, `title` of contexts, memories and documents, as far as they are there.
-    pub ends: Vec<Document>,
+    /// What is at their ends, as far as it is there: the collection, and `_id`, `kind`, `type`, `title` as they are stored.
+    pub ends: Vec<(&'static str, Document)>,
     /// Whether there was more than [`MAX_LINKS`].
     pub is_cut: bool,
 }
@@ -102,13 +102,13 @@ impl Store {
         ids.dedup();
         let mut ends = Vec::new();
         for collection in [CONTEXTS, "documents"] {
-            ends.extend(self.ends(collection, &ids).await?);
+            ends.extend(self.ends(collection, &ids).await?.into_iter().map(|end| (collection, end)));
         }
-        let (gone, ends): (Vec<_>, Vec<_>) = ends.into_iter().partition(is_hidden);
-        let gone: HashSet<&str> = gone.iter().filter_map(|d| d.get_str("_id").ok()).collect();
+        let (gone, ends): (Vec<_>, Vec<_>) = ends.into_iter().partition(|(_, end)| is_hidden(end));
+        let gone: HashSet<&str> = gone.iter().filter_map(|(_, end)| end.get_str("_id").ok()).collect();
         let links = reachable(id, links, &gone);
         let shown: HashSet<&str> = links.iter().map(Link::far).collect();
-        let ends = ends.into_iter().filter(|d| d.get_str("_id").is_ok_and(|id| shown.contains(id))).collect();
+        let ends = ends.into_iter().filter(|(_, end)| end.get_str("_id").is_ok_and(|id| shown.contains(id))).collect();
         Ok(Related { links, ends, is_cut })
     }
 
