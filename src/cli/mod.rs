@@ -1,7 +1,8 @@
 //! The command line: what was asked, who does it, how it ends.
 
+mod advise;
 mod check;
-mod compose;
+pub(crate) mod compose;
 mod dead;
 pub mod demo;
 mod enqueue;
@@ -9,10 +10,12 @@ pub mod failure;
 mod get;
 pub mod jobs;
 mod keys;
+mod mcp;
 mod migrate;
 mod pause;
-mod queues;
+pub(crate) mod queues;
 mod run;
+pub(crate) mod search;
 mod table;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -65,6 +68,14 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// Finds contexts and memories by text and by what they are.
+    Search(search::SearchArgs),
+    /// Shows what a context, memory or document is related to.
+    Related(search::RelatedArgs),
+    /// Says which cache strategy each kind of record should have, and why.
+    Advise(advise::AdviseArgs),
+    /// Serves language models by MCP: sessions, interactions, evaluations and memories as tools.
+    Mcp(mcp::McpArgs),
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
@@ -186,6 +197,16 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
         }
+        Command::Search(args) => {
+            let (store, vault) = store_and_vault(&config).await?;
+            search::search(&args, &store, &vault).await
+        }
+        Command::Related(args) => {
+            let (store, vault) = store_and_vault(&config).await?;
+            search::related(&args, &store, &vault).await
+        }
+        Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;
             match dead {
@@ -204,4 +225,10 @@ fn link(config: &Config) -> Result<Link, Failure> {
 
 async fn store(config: &Config) -> Result<Store, Failure> {
     Store::new(&config.mongodb).await.map_err(Failure::Configuration)
+}
+
+async fn store_and_vault(config: &Config) -> Result<(Store, Vault), Failure> {
+    let store = store(config).await?;
+    let vault = Vault::new(&config.encryption, store.clone())?;
+    Ok((store, vault))
 }

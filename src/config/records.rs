@@ -186,6 +186,7 @@ impl std::fmt::Debug for Encryption {
 pub struct Mcp {
     pub listen: String,
     pub token: String,
+    pub hosts: Vec<String>,
 }
 
 impl std::fmt::Debug for Mcp {

@@ -93,6 +93,17 @@ fn addresses(config: &Config, check: &mut Check) {
         port.is_some_and(|(_, port)| port.parse::<u16>().is_ok()),
         "be an address and a port such as 127.0.0.1:9464 or [::1]:9464",
     );
+    let port = config.mcp.listen.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    check.must(
+        "mcp.listen",
+        port.is_some_and(|(_, port)| port.parse::<u16>().is_ok()),
+        "be an address and a port such as 127.0.0.1:9465 or [::1]:9465",
+    );
+    check.must(
+        "mcp.token",
+        config.mcp.token.is_empty() || config.mcp.token.len() >= 16,
+        "have at least 16 characters (`openssl rand -hex 32`), or be empty where nobody comes in over HTTP",
+    );
     check.must(
         "otlp.endpoint",
         config.otlp.endpoint.is_empty() || is_url(&config.otlp.endpoint, &["http://"]),

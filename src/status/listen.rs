@@ -43,14 +43,14 @@ const CONNECTIONS: usize = 64;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Accepts at most [`CONNECTIONS`] at a time.
-pub(super) struct Capped {
+pub(crate) struct Capped {
     listener: TcpListener,
     places: Arc<Semaphore>,
     idle: Duration,
 }
 
 impl Capped {
-    pub(super) fn new(listener: TcpListener) -> Self {
+    pub(crate) fn new(listener: TcpListener) -> Self {
         Self::with(listener, CONNECTIONS, IDLE)
     }
 
@@ -78,7 +78,7 @@ impl axum::serve::Listener for Capped {
 }
 
 /// A connection that fails when nothing moves on it.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
     idle: Duration,

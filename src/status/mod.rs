@@ -1,4 +1,4 @@
-//! HTTP: metrics, liveness, readiness, and what the worker is doing. Read-only; the only module that uses axum.
+//! HTTP: metrics, liveness, readiness, and what the worker is doing. Read-only. With `mcp` the only module that uses axum.
 
 mod health;
 mod http;
@@ -6,6 +6,7 @@ mod listen;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::listen::Capped;
 pub use self::{
     health::{Component, Health, Need},
     http::{StatusState, serve},

@@ -1,14 +1,17 @@
 //! Indexes and schema versions, brought up to date by `contextd migrate`.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use mongodb::{
     IndexModel,
-    bson::{DateTime as BsonDate, Document, doc},
+    bson::{Bson, DateTime as BsonDate, Document, doc},
+    options::IndexOptions,
 };
 use serde::Serialize;
 
-use super::{ANALYSES, DEAD_LETTERS, KVSHADOW, Store, StoreFault};
+use super::{ACCESS_STATS, ANALYSES, CONTEXTS, DEAD_LETTERS, KVSHADOW, Store, StoreFault, access::KEPT_DAYS};
 
 const MIGRATIONS: &str = "schema_migrations";
 
@@ -68,6 +71,7 @@ pub fn migrations() -> Vec<Migration> {
                 ("ai_interactions", index(doc! { "cacheKey": 1, "_sync.order": -1 })),
             ],
         },
+        Migration { id: "0005-search", indexes: search() },
     ]
 }
 
@@ -76,8 +80,35 @@ fn index(keys: Document) -> IndexModel {
 }
 
 fn unique(keys: Document) -> IndexModel {
-    let options = mongodb::options::IndexOptions::builder().unique(true).build();
+    let options = IndexOptions::builder().unique(true).build();
     IndexModel::builder().keys(keys).options(options).build()
+}
+
+/// Lists begin with what they are of and go on with the newest first, which is the order in which pages are read.
+fn search() -> Vec<(&'static str, IndexModel)> {
+    let weights = doc! { "title": 8, "tags": 3, "content": 1 };
+    // A field `language` of a producer's own must not decide how a text is read: MongoDB refuses languages it does not
+    // know. No record has a field of this name.
+    let text = IndexOptions::builder().weights(weights).language_override("_language".to_owned());
+    let fields = doc! { "title": "text", "tags": "text", "content": "text" };
+    let mut indexes = vec![(CONTEXTS, IndexModel::builder().keys(fields).options(text.build()).build())];
+    for first in [&["kind"][..], &["kind", "type"], &["kind", "importance"], &["tags"]] {
+        indexes.push((CONTEXTS, index(newest_first(first))));
+    }
+    for owner in ["userId", "sessionId"] {
+        let owned = doc! { owner: { "$exists": true } };
+        let options = IndexOptions::builder().partial_filter_expression(owned).build();
+        indexes.push((CONTEXTS, IndexModel::builder().keys(newest_first(&[owner])).options(options).build()));
+    }
+    let expires = IndexOptions::builder().expire_after(Duration::from_secs(KEPT_DAYS * 24 * 3_600)).build();
+    indexes.push((ACCESS_STATS, IndexModel::builder().keys(doc! { "hour": 1 }).options(expires).build()));
+    indexes
+}
+
+fn newest_first(of: &[&str]) -> Document {
+    let mut keys: Document = of.iter().map(|name| ((*name).to_owned(), Bson::Int32(1))).collect();
+    keys.extend(doc! { "updatedAt": -1, "_id": 1 });
+    keys
 }
 
 impl Store {

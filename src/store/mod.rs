@@ -3,6 +3,7 @@
 //! Every write is majority-acknowledged and journaled. A call whose end is unknown is sent again: every
 //! write here can be repeated without a second effect.
 
+mod access;
 mod audit;
 mod bulk;
 mod client;
@@ -13,9 +14,12 @@ mod lookup;
 mod migrate;
 mod read;
 mod records;
+mod related;
+mod search;
 mod shadow;
 mod transact;
 
+pub use access::{ACCESS_STATS, Access, Counted, Counts};
 pub use audit::AuditEntry;
 pub use client::Store;
 pub use dead::{DeadFilter, DeadLetter, INLINE_BODY, NewDeadLetter};
@@ -23,6 +27,8 @@ pub use fault::StoreFault;
 pub use keys::{DATA_KEYS, StoredKey};
 pub use migrate::{IndexState, Migration};
 pub use records::{RecordEntry, RecordSet};
+pub use related::{CONTEXT_LINKS, Direction, Link, MAX_DEPTH, MAX_LINKS, Related};
+pub use search::{After, CONTEXTS, Hit, Importance, Kind, MAX_HITS, Page, Search};
 pub use shadow::Shadow;
 pub(crate) use transact::transact;
 pub use transact::{Refusal, Rows, RowsError, TransactError};

@@ -6,6 +6,7 @@
 
 mod harness;
 
+mod advise;
 mod analysis;
 mod bad_input;
 mod bare;
@@ -18,7 +19,9 @@ mod keys;
 mod kills;
 mod ledger;
 mod list_queue;
+mod mcp;
 mod outages;
+mod search;
 mod settings;
 mod shutdown;
 mod startup;

@@ -1,0 +1,35 @@
+//! `contextd mcp`: the tools for language models, on standard input and output or over HTTP.
+
+use std::time::Duration;
+
+use super::{
+    failure::{Failure, Printed},
+    link, run, store_and_vault,
+};
+use crate::{config::Config, mcp, mcp::HttpError, pipeline::Signals, telemetry};
+
+#[derive(Debug, clap::Args)]
+pub struct McpArgs {
+    /// Serve clients over HTTP on `mcp.listen`, with the token `mcp.token`
+    #[arg(long)]
+    pub http: bool,
+}
+
+pub async fn serve(args: &McpArgs, config: Config) -> Result<Printed, Failure> {
+    // Logs go to standard error: standard output belongs to the client.
+    let telemetry = telemetry::init(&config.log, &config.otlp).map_err(|e| Failure::Configuration(e.to_string()))?;
+    let signals = Signals::default();
+    run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+    let (link, (store, vault)) = (link(&config)?, store_and_vault(&config).await?);
+    let server = mcp::Server::new(config, link, store, vault).map_err(Failure::Configuration)?;
+    let result = if args.http {
+        mcp::serve(server, signals.stop).await.map_err(|e| match e {
+            HttpError::Ended(_) => Failure::Internal(e.to_string()),
+            HttpError::NoToken | HttpError::Bind { .. } => Failure::Configuration(e.to_string()),
+        })
+    } else {
+        server.stdio(signals.stop).await.map_err(Failure::Wrong)
+    };
+    telemetry.shutdown(Duration::from_secs(2)).await;
+    result.map(|()| Printed { text: String::new(), wrong: None })
+}
