@@ -152,7 +152,9 @@ impl Claim<'_> {
         if first || moved > 0 {
             session.insert("claimedBy", self.user);
             session.insert("claimedAt", BsonDate::from_millis(self.change.at.timestamp_millis()));
-            session.insert(LEFT, left);
+            if !left.is_empty() {
+                session.insert(LEFT, left);
+            }
             self.own(&mut session);
             rows.put(SESSIONS, session).await?;
         }
