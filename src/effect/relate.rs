@@ -17,6 +17,8 @@ use crate::{
 };
 
 const LINKS: &str = "context_links";
+/// One row for each relation that must not come round: see `refuse_circle`.
+const GUARDS: &str = "record_guards";
 /// Relations that must not come round in a circle.
 const ACYCLIC: [&str; 3] = ["CONTAINS", "FOLLOWS", "DERIVED_FROM"];
 
@@ -51,10 +53,9 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
 
 /// Makes sure that `to` does not lead back to `from`.
 async fn refuse_circle(rows: &mut Rows<'_>, from: &str, relation: &str, to: &str) -> Result<(), RowsError> {
-    let guard = format!("#{relation}");
-    match rows.get(LINKS, &guard).await? {
-        Some(row) => rows.put(LINKS, row).await?,
-        None => rows.insert(LINKS, doc! { "_id": &guard, "guard": true }).await?,
+    match rows.get(GUARDS, relation).await? {
+        Some(row) => rows.put(GUARDS, row).await?,
+        None => rows.insert(GUARDS, doc! { "_id": relation }).await?,
     }
     let reach = doc! { "$graphLookup": {
         "from": LINKS,
@@ -66,7 +67,7 @@ async fn refuse_circle(rows: &mut Rows<'_>, from: &str, relation: &str, to: &str
     } };
     let is_there = doc! { "$project": { "circle": { "$in": [from, "$reached.to"] } } };
     let found: Vec<Document> =
-        rows.aggregate(LINKS, vec![doc! { "$match": { "_id": &guard } }, reach, is_there]).await?;
+        rows.aggregate(GUARDS, vec![doc! { "$match": { "_id": relation } }, reach, is_there]).await?;
     if found.iter().any(|d| d.get_bool("circle").unwrap_or(false)) {
         let text = format!(
             "{from:?} {relation} {to:?} closes a circle: {to:?} leads back to {from:?} by relations of the same kind; \

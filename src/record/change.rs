@@ -95,7 +95,8 @@ impl Change {
             WriteMode::Restore => Action::Restore,
             _ => Action::Merge(fields),
         };
-        let mut create = declared.create.clone();
+        let mut create = defaults(declared, task)?;
+        create.extend(declared.create.clone());
         create.insert("createdAt", date(at));
         for name in &declared.key {
             if let Some(value) = fields_of_key.remove(name) {
@@ -187,6 +188,17 @@ fn fields(declared: &RecordType, task: &Task) -> Result<(Document, Document), Ch
     append_object(&mut raw, &task.data, &[], &dates)?;
     let all = Document::try_from(raw).unwrap_or_default();
     Ok(all.into_iter().partition(|(name, _)| !declared.key.contains(name)))
+}
+
+/// The schema's defaults of what the data leaves out, for a record that is made.
+fn defaults(declared: &RecordType, task: &Task) -> Result<Document, ChangeError> {
+    let mut raw = RawDocumentBuf::new();
+    if matches!(declared.write, WriteMode::Insert | WriteMode::Replace | WriteMode::Merge) && !declared.required {
+        let left_out = declared.defaults.iter().filter(|(name, _)| !task.data.contains_key(*name));
+        let left_out = left_out.map(|(name, value)| (name.clone(), value.clone())).collect();
+        append_object(&mut raw, &left_out, &[], &[])?;
+    }
+    Ok(Document::try_from(raw).unwrap_or_default())
 }
 
 fn date(at: DateTime<Utc>) -> Bson {

@@ -6,10 +6,12 @@ use std::{
 };
 
 use mongodb::bson::{Bson, Document};
-use serde_json::Value;
+use serde_json::{Map, Value};
+use toml::Table;
 
 use crate::{
-    config::{CacheKind, Config, Queue, Record, WriteMode},
+    config::{CacheKind, Config, Queue, RECORDS, Record, WriteMode},
+    effect::{analyze, typing},
     task::Schemas,
 };
 
@@ -28,6 +30,8 @@ const OWN: [&str; 12] = [
     "access_stats",
     "session_history",
 ];
+/// Types with an effect of their own.
+const OWN_TYPES: [&str; 2] = [analyze::TYPE, typing::TYPE];
 /// An array of more elements would make every append slow.
 const MAX_KEEP: u32 = 10_000;
 
@@ -44,6 +48,8 @@ pub struct RecordType {
     /// Whether the order field holds date-times, so that the task's time can stand in for it.
     pub order_is_date: bool,
     pub create: Document,
+    /// The schema's defaults of top-level properties, for a record that is made.
+    pub defaults: Map<String, Value>,
     pub set: Document,
     pub stamp: Vec<String>,
     /// Date-times among the data's fields, by the schema.
@@ -81,7 +87,10 @@ impl Registry {
     /// # Errors
     /// Every problem, as the path of a setting and a sentence about it.
     pub fn new(config: &Config) -> Result<Self, Vec<(String, String)>> {
-        let mut problems = Vec::new();
+        let mut problems = twice(&config.records);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let schemas = match Schemas::of_records(&config.records) {
             Ok(schemas) => schemas,
             Err(e) => return Err(vec![e]),
@@ -89,9 +98,8 @@ impl Registry {
         let mut by_kind: BTreeMap<String, Arc<RecordType>> = BTreeMap::new();
         for (name, record) in &config.records {
             let mut check = Check { at: format!("records.{name}"), problems: &mut problems };
-            if by_kind.contains_key(&record.r#type) {
-                check.must("type", false, "be a type of its own: another entry has the same");
-            }
+            let own = OWN_TYPES.contains(&record.r#type.as_str());
+            check.must("type", !own, "not be a type that has an effect of its own");
             if let Some(resolved) = resolve(record, &schemas, &config.queues, &config.cache.kinds, &mut check) {
                 by_kind.insert(resolved.kind.clone(), Arc::new(resolved));
             }
@@ -115,6 +123,26 @@ impl Registry {
         all.dedup();
         all
     }
+}
+
+/// Types that two entries declare. The operator's entry is to blame, not the one that ships.
+fn twice(records: &BTreeMap<String, Record>) -> Vec<(String, String)> {
+    let shipped: Table = toml::from_str(RECORDS).unwrap_or_default();
+    let ships = |name: &str, kind: &str| shipped["records"].get(name).is_some_and(|r| r["type"].as_str() == Some(kind));
+    let repeated = records.iter().filter(|(name, record)| {
+        let kind = &record.r#type;
+        let mut others = records.iter().filter(|(other, r)| other != name && r.r#type == *kind);
+        others.any(|(other, _)| ships(other, kind) || other < *name) && !ships(name, kind)
+    });
+    let said = repeated.map(|(name, record)| {
+        let path = format!("records.{name}.type");
+        let text = format!(
+            "`{path}` must be a type of its own: another entry declares {:?} already; to change that one, use its name",
+            record.r#type
+        );
+        (path, text)
+    });
+    said.collect()
 }
 
 struct Check<'a> {
@@ -173,6 +201,17 @@ fn resolve(
         if is_append { (1..=MAX_KEEP).contains(&record.keep) } else { record.keep == 0 },
         "be from 1 to 10000 with `write = \"append\"`, and be left out otherwise",
     );
+    let title = schema["title"].as_str();
+    let same = title.is_none_or(|title| title == record.r#type);
+    check.must("schema", same, "be the schema of this type: its `title` is another one");
+    for name in &record.stamp {
+        let property = &schema["properties"][name];
+        check.must(
+            "stamp",
+            property.is_null() || is_date(property),
+            "name fields that the schema declares as date-times",
+        );
+    }
     let mergeable = write == WriteMode::Merge;
     check.must("buffered", mergeable || !record.buffered, "be left out unless `write = \"merge\"`");
     check.must(
@@ -203,6 +242,8 @@ fn resolve(
     });
     let cascade = cascade.collect();
     let dates = schema["properties"].as_object().into_iter().flatten().filter(|(_, s)| is_date(s));
+    let properties = schema["properties"].as_object().into_iter().flatten();
+    let defaults = properties.filter_map(|(name, s)| Some((name.clone(), s.get("default")?.clone()))).collect();
     let dates = dates.map(|(name, _)| name.clone()).collect();
     Some(RecordType {
         kind: record.r#type.clone(),
@@ -213,6 +254,7 @@ fn resolve(
         order,
         order_is_date,
         create,
+        defaults,
         set,
         stamp: record.stamp.clone(),
         dates,
