@@ -6,11 +6,11 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use redis::Script;
+use redis::{Script, Value};
 
 use crate::{
     intake::{FaultKind, Link},
-    record::cached,
+    record::{Life, cached},
 };
 
 /// KEYS: records. ARGV: per key the revision, "1" for a marker, ttl (ms), value. Answers per key 1 (stored), 0 (a newer
@@ -201,6 +201,30 @@ impl RecordCache {
     pub async fn gone(&self, records: &[(Arc<str>, String, i64)], now_ms: i64) -> Vec<Put> {
         let entry = |(kind, id, rev): &(Arc<str>, String, i64)| Entry::gone(kind.clone(), id.clone(), *rev, now_ms);
         self.put(&records.iter().map(entry).collect::<Vec<_>>()).await
+    }
+
+    /// Says which sessions are live, under NAMESPACE:session:ID. False: not all of them are told.
+    pub async fn live(&self, sessions: &[(String, Life)]) -> bool {
+        let mut pipe = redis::pipe();
+        for (id, life) in sessions {
+            let key = format!("{}:session:{id}", self.namespace);
+            match life {
+                Life::Goes(left) => drop(pipe.cmd("SET").arg(key).arg("1").arg("PX").arg(left.as_millis() as u64)),
+                Life::Ended => drop(pipe.cmd("DEL").arg(key)),
+                Life::Idle => {}
+            }
+        }
+        if pipe.is_empty() {
+            return true;
+        }
+        match self.link.pipe::<Value>("session_live", &pipe).await {
+            Ok(_) => true,
+            Err(fault) => {
+                tracing::debug!(%fault, "it is not told which sessions are live");
+                self.answered(fault.kind != FaultKind::Unavailable);
+                false
+            }
+        }
     }
 
     /// The values of these (kind, id), as they lie there.

@@ -23,7 +23,10 @@ use crate::{
     clock,
     config::Cache as Settings,
     metrics::{CacheEvent, RecordCacheMetrics, SyncMetrics},
-    record::cached::{Absence, INTERACTION_COUNT, Kind, Kinds, Plan},
+    record::{
+        Life, Live,
+        cached::{Absence, INTERACTION_COUNT, Kind, Kinds, Plan},
+    },
     store::{Shadow, Store, StoreFault},
 };
 
@@ -59,6 +62,7 @@ struct Inner {
     cache: RecordCache,
     store: Store,
     kinds: Arc<Kinds>,
+    live: Live,
     within: Duration,
     most_waiting: u32,
     every: Duration,
@@ -75,6 +79,7 @@ impl CacheWriter {
             cache,
             store,
             kinds,
+            live: Live { user: settings.live_user, anonymous: settings.live_anonymous },
             within: settings.sync_within,
             most_waiting: settings.sync_waiting,
             every: settings.repair_every,
@@ -83,6 +88,12 @@ impl CacheWriter {
             metrics: SyncMetrics::new(),
             kind_metrics,
         }))
+    }
+
+    /// The kinds under which records of a collection are cached.
+    pub fn kinds_of(&self, collection: &str) -> Vec<Arc<str>> {
+        let of_it = self.0.kinds.iter().filter(|kind| &*kind.collection == collection);
+        of_it.map(|kind| kind.name.clone()).collect()
     }
 
     /// Brings the cache in step with what MongoDB has acknowledged, or notes what is not. Never fails; with Redis away
@@ -166,6 +177,10 @@ impl Drop for Waiting<'_> {
     }
 }
 
+fn is_sessions(kind: &Kind) -> bool {
+    &*kind.collection == "sessions"
+}
+
 impl Inner {
     fn backlog(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Shadow>> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
@@ -187,12 +202,23 @@ impl Inner {
                 None => behind[i] = false,
             }
         }
-        for (i, put) in positions.into_iter().zip(self.cache.put(&entries).await) {
+        let live = self.live(records.iter().map(|(kind, document)| (*kind, document)), now_ms);
+        let (put, told) = tokio::join!(self.cache.put(&entries), self.cache.live(&live));
+        for (i, put) in positions.into_iter().zip(put) {
             behind[i] = matches!(put, Put::Full | Put::Unknown);
             if put == Put::Full {
                 self.event(&records[i].0.name, CacheEvent::Full);
             }
         }
+        if !told {
+            records.iter().zip(behind).for_each(|((kind, _), behind)| *behind |= is_sessions(kind));
+        }
+    }
+
+    /// Which of the records are sessions, and how long they live.
+    fn live<'r>(&self, records: impl Iterator<Item = (&'r Kind, &'r Document)>, now_ms: i64) -> Vec<(String, Life)> {
+        let sessions = records.filter(|(kind, _)| is_sessions(kind));
+        sessions.filter_map(|(_, d)| Some((d.get_str("_id").ok()?.to_owned(), self.live.of(d, now_ms)))).collect()
     }
 
     async fn count_interactions(&self, records: &mut [(&Kind, Document)]) -> Result<(), StoreFault> {
@@ -328,7 +354,11 @@ impl Inner {
                     }
                 }
             }
-            let put = tokio::time::timeout(Duration::from_secs(2), self.cache.put(&entries)).await;
+            let live = self.live(records.iter().map(|(kind, document)| (*kind, document)), now.timestamp_millis());
+            let put = async {
+                if self.cache.live(&live).await { self.cache.put(&entries).await } else { vec![Put::Unknown; entries.len()] }
+            };
+            let put = tokio::time::timeout(Duration::from_secs(2), put).await;
             let put = put.unwrap_or_else(|_| {
                 self.cache.answered(false);
                 vec![Put::Unknown; entries.len()]

@@ -109,6 +109,10 @@ pub struct Cache {
     pub sync_waiting: u32,
     #[serde(with = "humantime_serde")]
     pub repair_every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub live_user: Duration,
+    #[serde(with = "humantime_serde")]
+    pub live_anonymous: Duration,
     pub kinds: BTreeMap<String, CacheKind>,
 }
 

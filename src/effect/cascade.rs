@@ -5,7 +5,7 @@
 
 use mongodb::bson::{Bson, Document, doc};
 
-use super::{Patience, patiently};
+use super::{Patience, caches, patiently};
 use crate::{
     record::{Action, Cascade, Change, RecordType},
     store::RecordSet,
@@ -35,6 +35,8 @@ pub async fn run(
             }
             patiently!(patience, "mongodb", records.store.apply(&mut set))?;
         }
+        // All of them, not only those that were changed just now: the worker may have died after changing them.
+        caches::refresh(records, cascade.collection, &cascade.field, vec![key.to_owned()], patience).await?;
     }
     Some(())
 }

@@ -21,7 +21,7 @@ use crate::{
 const HOLDS: &str = "holds";
 
 /// The collection of what can be held.
-fn collection(entity: &str) -> &'static str {
+pub(super) fn collection(entity: &str) -> &'static str {
     match entity {
         "user" => "users",
         "document" => "documents",

@@ -1,6 +1,7 @@
 //! What a task means: from a checked task to the writes that are its effect.
 
 pub mod analyze;
+mod caches;
 mod cascade;
 mod claim;
 mod evaluation;

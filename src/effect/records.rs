@@ -10,8 +10,9 @@ use mongodb::bson::doc;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Patience, Planned, cascade, claim, evaluation, hold, patiently, relate, touches::TouchGate};
+use super::{Patience, Planned, caches, cascade, claim, evaluation, hold, patiently, relate, touches::TouchGate};
 use crate::{
+    cache::CacheWriter,
     config::WriteMode,
     content::Content,
     metrics::{ErrorClass, Outcome},
@@ -27,6 +28,7 @@ pub struct Records {
     pub store: Store,
     /// Contents of documents and versions.
     pub content: Content,
+    pub caches: CacheWriter,
     pub health: Arc<Health>,
     /// How far a task's order may lie in the future.
     pub skew: Duration,
@@ -74,11 +76,12 @@ impl Records {
         registry: Arc<Registry>,
         store: Store,
         content: Content,
+        caches: CacheWriter,
         health: Arc<Health>,
         skew: Duration,
         flush: Duration,
     ) -> Self {
-        Self { registry, store, content, health, skew, touches: TouchGate::new(flush) }
+        Self { registry, store, content, caches, health, skew, touches: TouchGate::new(flush) }
     }
 
     /// Does the tasks of one batch, given with their positions; each ends alone.
@@ -105,15 +108,23 @@ impl Records {
             }
         }
         planned.extend(self.plain(&plain, now, &patience).await);
-        for due in others {
+        let mut done = Vec::new();
+        for due in &others {
             let plan = match due.declared.write {
-                WriteMode::Relate => relate::run(self, &due, now, &patience).await,
-                WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, &due, now, &patience).await,
-                WriteMode::UserClaim => claim::run(self, &due, now, &patience).await,
+                WriteMode::Relate => relate::run(self, due, now, &patience).await,
+                WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, due, now, &patience).await,
+                WriteMode::UserClaim => claim::run(self, due, now, &patience).await,
                 _ => Planned::Dead(Reason::UnknownType, "not here yet".into()),
             };
-            planned.push((due.position, plan));
+            match plan {
+                Planned::Done(outcome @ (Outcome::Written | Outcome::Duplicate)) => done.push((due, outcome)),
+                plan => planned.push((due.position, plan)),
+            }
         }
+        let dues: Vec<&Due<'_>> = done.iter().map(|(due, _)| *due).collect();
+        let in_step = caches::after(self, &dues, &patience).await.is_some();
+        let plan = |outcome| if in_step { Planned::Done(outcome) } else { Planned::Released };
+        planned.extend(done.into_iter().map(|(due, outcome)| (due.position, plan(outcome))));
         planned
     }
 
@@ -159,6 +170,15 @@ impl Records {
             planned.extend(open.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
         }
         let by_position: HashMap<usize, &Due<'_>> = tasks.iter().map(|due| (due.position, due)).collect();
+        let written = caches::written(&self.caches, &mut set.entries, &by_position);
+        tokio::select! {
+            () = self.caches.after_write(written) => {}
+            () = patience.abort.cancelled() => {
+                let ended = set.entries.iter().filter(|e| !e.ends.is_empty());
+                planned.extend(ended.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
+                return planned;
+            }
+        }
         planned.extend(self.after(&set.entries, &by_position, patience).await);
         planned
     }

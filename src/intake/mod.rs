@@ -40,6 +40,7 @@ pub const COMMANDS: &[&str] = &[
     "cache_set",
     "record_get",
     "record_set",
+    "session_live",
 ];
 
 pub use delivery::{Ack, Ask, Batch, Claim, Delivery, Leftovers, Return, SettleAnswer};

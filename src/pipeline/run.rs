@@ -31,14 +31,14 @@ use super::{
     upkeep::{self, Latest},
 };
 use crate::{
-    cache::TypingCache,
+    cache::{CacheWriter, RecordCache, TypingCache},
     clock,
     config::{Config, Queue, QueueKind},
     content::Content,
     effect::{Analysis, Records},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
-    record::Registry,
+    record::{Registry, cached::Kinds},
     schedule,
     status::{self, Health, Need, StatusState},
     store::Store,
@@ -127,8 +127,12 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let content = Content::new(&config.content, None).map_err(|fault| RunError::Configuration(fault.to_string()))?;
     // What is to be drained is not kept for a later flush.
     let flush = if options.until_drained { Duration::ZERO } else { limits.records_flush };
-    let records =
-        Arc::new(Records::new(Arc::new(registry), store.clone(), content, health.clone(), limits.clock_skew, flush));
+    let kinds = Arc::new(Kinds::new(&config.cache).map_err(RunError::Configuration)?);
+    let cache = RecordCache::new(link.clone(), &config.namespace);
+    let caches = CacheWriter::new(cache, store.clone(), kinds, &config.cache);
+    let (registry, skew) = (Arc::new(registry), limits.clock_skew);
+    let records = Records::new(registry, store.clone(), content, caches.clone(), health.clone(), skew, flush);
+    let records = Arc::new(records);
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
         memory: Arc::new(Semaphore::new(memory_units)),
@@ -152,6 +156,10 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let latest = Latest::default();
     let server = serve(&shared, listener, &queues, latest.clone());
     let result = shared.work(started, queues, latest).await;
+    if shared.options.until_drained {
+        // Nobody else may be there to bring the caches in step.
+        let _ = tokio::time::timeout(GIVE_BACK, caches.repair_once(clock::now())).await;
+    }
     shared.done.cancel();
     let _ = tokio::time::timeout(GIVE_BACK, server).await;
     result
@@ -264,6 +272,8 @@ impl Shared {
         let measuring =
             upkeep::measure(measured.clone(), self.store.clone(), self.health.clone(), latest, self.done.clone());
         tokio::spawn(measuring);
+        let (caches, done) = (self.records.caches.clone(), self.done.clone());
+        tokio::spawn(async move { caches.repair(done).await });
         let scheduler = self.schedule().await?;
         let names: Vec<&String> = queues.keys().collect();
         self.health.ready("worker", clock::now());

@@ -11,10 +11,12 @@ mod fold;
 #[cfg(test)]
 mod fold_tests;
 pub mod json;
+mod live;
 mod stored;
 
 pub use change::{Action, Change, ChangeError};
 pub use clock::{Clock, ClockError};
 pub use declare::{Cascade, RecordType, Registry};
 pub use fold::{End, Folded, fold};
+pub use live::{Life, Live};
 pub use stored::{SYNC, Sync, is_deleted, is_fenced, rev};

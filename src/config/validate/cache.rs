@@ -46,6 +46,9 @@ pub(super) fn cache(config: &Config, check: &mut Check) {
     check.must("cache.sync_waiting", cache.sync_waiting <= 1_000, "be at most 1000 (0: always by the repair loop)");
     let every = Duration::from_millis(50)..=Duration::from_secs(300);
     check.must("cache.repair_every", every.contains(&cache.repair_every), "be from 50ms to 5m");
+    let live = Duration::from_secs(1)..=DAYS_30;
+    check.must("cache.live_user", live.contains(&cache.live_user), "be from 1s to 30days");
+    check.must("cache.live_anonymous", live.contains(&cache.live_anonymous), "be from 1s to 30days");
     for (name, kind) in &cache.kinds {
         self::kind(name, kind, check);
     }
