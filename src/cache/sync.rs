@@ -356,7 +356,11 @@ impl Inner {
             }
             let live = self.live(records.iter().map(|(kind, document)| (*kind, document)), now.timestamp_millis());
             let put = async {
-                if self.cache.live(&live).await { self.cache.put(&entries).await } else { vec![Put::Unknown; entries.len()] }
+                if self.cache.live(&live).await {
+                    self.cache.put(&entries).await
+                } else {
+                    vec![Put::Unknown; entries.len()]
+                }
             };
             let put = tokio::time::timeout(Duration::from_secs(2), put).await;
             let put = put.unwrap_or_else(|_| {

@@ -43,7 +43,7 @@ pub struct RecordEntry {
     pub ends: Vec<End>,
     /// The record as MongoDB has it after the changes, as far as it was looked at or written.
     pub document: Option<Document>,
-    /// Whether it was sent: then finding the changes done means that they were written.
+    /// Whether it may have been written without our knowing: then finding the changes done means that they were written.
     sent: bool,
 }
 
@@ -262,19 +262,18 @@ impl Store {
             }
             let size = raw.as_bytes().len() + 16;
             if bytes + size > MAX_COMMAND && !chunk.is_empty() {
-                let sent = self.send_chunk(collection, std::mem::take(&mut documents), is_update).await?;
+                let sent = self.send_chunk(collection, std::mem::take(&mut documents), is_update).await;
                 settle(set, std::mem::take(&mut chunk), sent, is_update)?;
                 bytes = 0;
             }
             bytes += size;
             documents.push(raw);
-            set.entries[p].sent = true;
             chunk.push((p, document, ends));
         }
         if chunk.is_empty() {
             return Ok(());
         }
-        let sent = self.send_chunk(collection, documents, is_update).await?;
+        let sent = self.send_chunk(collection, documents, is_update).await;
         settle(set, chunk, sent, is_update)
     }
 
@@ -352,9 +351,16 @@ fn expire(set: &mut RecordSet, positions: &[usize]) {
 fn settle(
     set: &mut RecordSet,
     chunk: Vec<(usize, Document, Vec<End>)>,
-    sent: Sent,
+    sent: Result<Sent, StoreFault>,
     is_update: bool,
 ) -> Result<(), StoreFault> {
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(fault) => {
+            chunk.iter().for_each(|(p, ..)| set.entries[*p].sent = true);
+            return Err(fault);
+        }
+    };
     // Of replacements only the number is known: if one did not match, all are looked at again.
     let all_matched = !is_update || sent.done == chunk.len() - sent.failed.len();
     let mut transient = None;
@@ -365,8 +371,13 @@ fn settle(
                 entry.ends = ends;
                 entry.document = Some(document);
             }
-            None | Some(Failed::Taken) => {}
-            Some(Failed::Transient(text)) => transient = Some(text.clone()),
+            None => set.entries[p].sent = true,
+            // Somebody else's, or our own from before.
+            Some(Failed::Taken) => {}
+            Some(Failed::Transient(text)) => {
+                set.entries[p].sent = true;
+                transient = Some(text.clone());
+            }
             Some(Failed::Refused(text)) if set.entries[p].changes.len() == 1 => {
                 set.entries[p].ends = vec![End::Refused(text.clone())];
             }

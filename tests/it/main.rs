@@ -1,8 +1,8 @@
 //! contextd from outside: the real binary on real Redis and real MongoDB, held against its contract.
 //!
 //! Every test has a namespace, a database and a port of its own, so that all run side by side. Tests that trouble a
-//! server start one of their own. What is checked is what producers, operators and dashboards see; only `tiers` and `sync`
-//! go through the library, because other programs read through it.
+//! server start one of their own. What is checked is what producers, operators and dashboards see; only `tiers`, `sync`
+//! and `shown` go through the library, because other programs read through it.
 
 mod harness;
 
@@ -23,6 +23,7 @@ mod mcp;
 mod outages;
 mod search;
 mod settings;
+mod shown;
 mod shutdown;
 mod startup;
 mod sync;
