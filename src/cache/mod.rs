@@ -2,10 +2,12 @@
 
 mod analysis;
 mod records;
+mod repair;
 mod sync;
 mod typing;
 
 pub use analysis::AnalysisCache;
 pub use records::{Away, Entry, Put, RecordCache};
-pub use sync::{CacheWriter, Repaired, Written};
+pub use repair::Repaired;
+pub use sync::{CacheWriter, Written};
 pub use typing::TypingCache;

@@ -3,7 +3,8 @@
 //! After MongoDB's acknowledgement the cache is written: at once while that is quick, otherwise the record is noted in
 //! `kvshadow` and a repair loop writes it. A process that dies in between has not settled its tasks: they come again,
 //! end as duplicates, and refresh the cache. So a cached record is behind until its task is settled, then for as long as
-//! its row in `kvshadow` lives, and never longer than its TTL.
+//! its row in `kvshadow` lives (see `repair`), and never longer than its TTL, not even after a failover of Redis that
+//! lost writes.
 
 use std::{
     collections::HashMap,
@@ -14,9 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
 use mongodb::bson::Document;
-use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Put, RecordCache};
 use crate::{
@@ -30,8 +29,6 @@ use crate::{
     store::{Shadow, Store, StoreFault},
 };
 
-/// Rows of `kvshadow` that are mended together.
-const PAGE: i64 = 500;
 /// Records that wait in memory to be noted while MongoDB does not answer. What does not fit is behind until its TTL ends.
 const BACKLOG: usize = 10_000;
 /// Attempts to note records before they wait in memory.
@@ -46,29 +43,21 @@ pub struct Written {
     pub document: Document,
 }
 
-/// What a pass of the repair loop did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Repaired {
-    pub in_step: u64,
-    /// Redis is away or full: they stay noted.
-    pub left: u64,
-}
-
 /// Writes the cache after MongoDB. Clones share everything.
 #[derive(Clone)]
-pub struct CacheWriter(Arc<Inner>);
+pub struct CacheWriter(pub(super) Arc<Inner>);
 
-struct Inner {
-    cache: RecordCache,
-    store: Store,
-    kinds: Arc<Kinds>,
+pub(super) struct Inner {
+    pub cache: RecordCache,
+    pub store: Store,
+    pub kinds: Arc<Kinds>,
     live: Live,
     within: Duration,
     most_waiting: u32,
-    every: Duration,
+    pub every: Duration,
     waiting: AtomicU32,
     backlog: Mutex<HashMap<(String, String), Shadow>>,
-    metrics: SyncMetrics,
+    pub metrics: SyncMetrics,
     kind_metrics: HashMap<Arc<str>, RecordCacheMetrics>,
 }
 
@@ -128,44 +117,6 @@ impl CacheWriter {
         });
         this.note(shadows.collect()).await;
     }
-
-    /// Brings everything noted in step, every `cache.repair_every`, until `done`. Several workers may do so at once.
-    pub async fn repair(&self, done: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(self.0.every) => {}
-                () = done.cancelled() => return,
-            }
-            if let Err(fault) = self.repair_once(clock::now()).await {
-                tracing::debug!(%fault, "records that are not in step cannot be looked up");
-            }
-        }
-    }
-
-    /// One pass over everything that is noted.
-    ///
-    /// # Errors
-    /// MongoDB does not answer.
-    pub async fn repair_once(&self, now: DateTime<Utc>) -> Result<Repaired, StoreFault> {
-        let this = &*self.0;
-        let waiting: Vec<Shadow> = std::mem::take(&mut *this.backlog()).into_values().collect();
-        this.note(waiting).await;
-        let mut repaired = Repaired::default();
-        let mut last = None;
-        loop {
-            let page = this.store.shadow_page(last.as_ref(), PAGE).await?;
-            last = page.last().cloned();
-            let Some((mended, answers)) = this.mend(&page, now).await? else { break };
-            repaired.in_step += mended;
-            repaired.left += page.len() as u64 - mended;
-            if !answers || page.len() < PAGE as usize {
-                break;
-            }
-        }
-        let (rows, oldest) = this.store.shadow_state().await?;
-        this.metrics.noted(rows, oldest.map(|since| now - since));
-        Ok(repaired)
-    }
 }
 
 /// One more that waits for its cache writes; less on every way out.
@@ -182,7 +133,7 @@ fn is_sessions(kind: &Kind) -> bool {
 }
 
 impl Inner {
-    fn backlog(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Shadow>> {
+    pub fn backlog(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Shadow>> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -216,12 +167,16 @@ impl Inner {
     }
 
     /// Which of the records are sessions, and how long they live.
-    fn live<'r>(&self, records: impl Iterator<Item = (&'r Kind, &'r Document)>, now_ms: i64) -> Vec<(String, Life)> {
+    pub fn live<'r>(
+        &self,
+        records: impl Iterator<Item = (&'r Kind, &'r Document)>,
+        now_ms: i64,
+    ) -> Vec<(String, Life)> {
         let sessions = records.filter(|(kind, _)| is_sessions(kind));
         sessions.filter_map(|(_, d)| Some((d.get_str("_id").ok()?.to_owned(), self.live.of(d, now_ms)))).collect()
     }
 
-    async fn count_interactions(&self, records: &mut [(&Kind, Document)]) -> Result<(), StoreFault> {
+    pub async fn count_interactions(&self, records: &mut [(&Kind, Document)]) -> Result<(), StoreFault> {
         let counted: Vec<usize> =
             (0..records.len()).filter(|i| records[*i].0.wants_interactions(&records[*i].1)).collect();
         if counted.is_empty() {
@@ -238,7 +193,7 @@ impl Inner {
     }
 
     /// What Redis is to be told; `None`: nothing.
-    fn entry(&self, kind: &Kind, document: &Document, now_ms: i64) -> Option<Entry> {
+    pub fn entry(&self, kind: &Kind, document: &Document, now_ms: i64) -> Option<Entry> {
         let is_new = document.get_document("_sync").is_ok_and(|s| s.get_i64("rev").is_ok_and(|rev| rev == 1));
         match kind.plan(document, now_ms) {
             Plan::Put(c) => {
@@ -269,7 +224,7 @@ impl Inner {
     }
 
     /// Notes records in `kvshadow`; what MongoDB does not take now waits in memory.
-    async fn note(&self, shadows: Vec<Shadow>) {
+    pub async fn note(&self, shadows: Vec<Shadow>) {
         if shadows.is_empty() {
             return;
         }
@@ -301,93 +256,5 @@ impl Inner {
                 "cached records stay behind until their time is over: MongoDB did not take the note"
             );
         }
-    }
-
-    /// Brings the records of a page in step: how many are, and whether Redis answers. `None`: the page is empty.
-    async fn mend(&self, page: &[Shadow], now: DateTime<Utc>) -> Result<Option<(u64, bool)>, StoreFault> {
-        if page.is_empty() {
-            return Ok(None);
-        }
-        let mut kinds: HashMap<&str, Vec<&Shadow>> = HashMap::new();
-        for shadow in page {
-            kinds.entry(&shadow.kind).or_default().push(shadow);
-        }
-        let (mut done, mut failed) = (Vec::new(), Vec::new());
-        let mut answers = true;
-        for (name, shadows) in kinds {
-            let Some(kind) = self.kinds.get(name) else {
-                // Of a kind that is no longer declared nothing is read.
-                done.extend(shadows.into_iter().cloned());
-                continue;
-            };
-            let ids: Vec<&str> = shadows.iter().map(|s| s.id.as_str()).collect();
-            let mut found = self.store.records_of(&kind.collection, &kind.by, &ids).await?;
-            let mut there = Vec::new();
-            let mut entries = Vec::new();
-            let mut of_entry = Vec::new();
-            for shadow in shadows {
-                match found.remove(&shadow.id) {
-                    Some(document) => there.push((shadow, document)),
-                    None => {
-                        entries.push(Entry::gone(
-                            kind.name.clone(),
-                            shadow.id.clone(),
-                            shadow.rev,
-                            now.timestamp_millis(),
-                        ));
-                        of_entry.push(shadow.clone());
-                    }
-                }
-            }
-            let (shadows, mut records): (Vec<&Shadow>, Vec<(&Kind, Document)>) =
-                there.into_iter().map(|(shadow, document)| (shadow, (kind, document))).unzip();
-            self.count_interactions(&mut records).await?;
-            for (shadow, (_, document)) in shadows.into_iter().zip(&records) {
-                // Read with majority after it was noted: what is there is at least what was noted.
-                let shadow = Shadow { rev: kind.rev(document).max(shadow.rev), ..shadow.clone() };
-                match self.entry(kind, document, now.timestamp_millis()) {
-                    // Never was in Redis, and is not to be.
-                    None => done.push(shadow),
-                    Some(entry) => {
-                        entries.push(Entry { is_new: false, ..entry });
-                        of_entry.push(shadow);
-                    }
-                }
-            }
-            let live = self.live(records.iter().map(|(kind, document)| (*kind, document)), now.timestamp_millis());
-            let put = async {
-                if self.cache.live(&live).await {
-                    self.cache.put(&entries).await
-                } else {
-                    vec![Put::Unknown; entries.len()]
-                }
-            };
-            let put = tokio::time::timeout(Duration::from_secs(2), put).await;
-            let put = put.unwrap_or_else(|_| {
-                self.cache.answered(false);
-                vec![Put::Unknown; entries.len()]
-            });
-            for (shadow, put) in of_entry.into_iter().zip(put) {
-                match put {
-                    Put::Stored | Put::Older => done.push(shadow),
-                    Put::Full => failed.push(shadow),
-                    Put::Unknown => {
-                        answers &= !self.cache.is_away();
-                        failed.push(shadow);
-                    }
-                }
-            }
-            if !answers {
-                break;
-            }
-        }
-        self.store.shadow_done(&done).await?;
-        for shadow in &done {
-            self.metrics.in_step(1, (now - shadow.since).to_std().unwrap_or_default());
-        }
-        if answers && !failed.is_empty() {
-            self.store.shadow_failed(&failed).await?;
-        }
-        Ok(Some((done.len() as u64, answers)))
     }
 }
