@@ -43,7 +43,7 @@ pub struct RecordEntry {
     pub ends: Vec<End>,
     /// The record as MongoDB has it after the changes, as far as it was looked at or written.
     pub document: Option<Document>,
-    /// Whether it was sent: then finding the changes done means that they were written.
+    /// Whether it was sent, and may be there: then finding the changes done means that they were written.
     sent: bool,
 }
 
@@ -268,8 +268,8 @@ impl Store {
             }
             bytes += size;
             documents.push(raw);
-            set.entries[p].sent = true;
-            chunk.push((p, document, ends));
+            let sent_before = std::mem::replace(&mut set.entries[p].sent, true);
+            chunk.push((p, document, ends, sent_before));
         }
         if chunk.is_empty() {
             return Ok(());
@@ -351,21 +351,23 @@ fn expire(set: &mut RecordSet, positions: &[usize]) {
 
 fn settle(
     set: &mut RecordSet,
-    chunk: Vec<(usize, Document, Vec<End>)>,
+    chunk: Vec<(usize, Document, Vec<End>, bool)>,
     sent: Sent,
     is_update: bool,
 ) -> Result<(), StoreFault> {
     // Of replacements only the number is known: if one did not match, all are looked at again.
     let all_matched = !is_update || sent.done == chunk.len() - sent.failed.len();
     let mut transient = None;
-    for (i, (p, document, ends)) in chunk.into_iter().enumerate() {
+    for (i, (p, document, ends, sent_before)) in chunk.into_iter().enumerate() {
         match sent.failed.get(&i) {
             None if all_matched => {
                 let entry = &mut set.entries[p];
                 entry.ends = ends;
                 entry.document = Some(document);
             }
-            None | Some(Failed::Taken) => {}
+            None => {}
+            // Others made it: this one left nothing there.
+            Some(Failed::Taken) => set.entries[p].sent = sent_before,
             Some(Failed::Transient(text)) => transient = Some(text.clone()),
             Some(Failed::Refused(text)) if set.entries[p].changes.len() == 1 => {
                 set.entries[p].ends = vec![End::Refused(text.clone())];
