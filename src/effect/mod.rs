@@ -8,6 +8,9 @@ mod hold;
 mod patience;
 pub mod records;
 mod relate;
+mod sealing;
+#[cfg(test)]
+mod sealing_tests;
 mod touches;
 pub mod typing;
 

@@ -19,6 +19,7 @@ use crate::{
     status::Health,
     store::{AuditEntry, RecordEntry, RecordSet, Store},
     task::{Reason, Task},
+    vault::Vault,
 };
 
 /// What the effects of records need.
@@ -27,6 +28,8 @@ pub struct Records {
     pub store: Store,
     /// Contents of documents and versions.
     pub content: Content,
+    /// Seals sensitive fields.
+    pub vault: Arc<Vault>,
     pub health: Arc<Health>,
     /// How far a task's order may lie in the future.
     pub skew: Duration,
@@ -74,11 +77,12 @@ impl Records {
         registry: Arc<Registry>,
         store: Store,
         content: Content,
+        vault: Arc<Vault>,
         health: Arc<Health>,
         skew: Duration,
         flush: Duration,
     ) -> Self {
-        Self { registry, store, content, health, skew, touches: TouchGate::new(flush) }
+        Self { registry, store, content, vault, health, skew, touches: TouchGate::new(flush) }
     }
 
     /// Does the tasks of one batch, given with their positions; each ends alone.
@@ -127,12 +131,20 @@ impl Records {
                 WriteMode::Evaluation => evaluation::collection(due.task),
                 _ => due.declared.collection,
             };
-            match self.change(due, now) {
-                Err(text) => planned.push(due.dead(Reason::Schema, text)),
-                Ok((key, change)) if due.declared.buffered && is_touch(&change) => {
+            let (key, mut change) = match self.change(due, now) {
+                Ok(made) => made,
+                Err(text) => {
+                    planned.push(due.dead(Reason::Schema, text));
+                    continue;
+                }
+            };
+            match self.seal(due, collection, &key, &mut change, patience).await {
+                None => planned.push((due.position, Planned::Released)),
+                Some(Err(text)) => planned.push(due.dead(Reason::Schema, text)),
+                Some(Ok(())) if due.declared.buffered && is_touch(&change) => {
                     touches.entry((collection, key)).or_default().push((due, change));
                 }
-                Ok((key, change)) => set.push(collection, key, due.position, change),
+                Some(Ok(())) => set.push(collection, key, due.position, change),
             }
         }
         for ((collection, key), of_record) in touches {

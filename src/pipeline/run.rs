@@ -124,11 +124,19 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let vault = Vault::new(&config.encryption, store.clone());
     let vault = Arc::new(vault.map_err(|fault| RunError::Configuration(fault.to_string()))?);
     let limits = &config.limits;
-    let content = Content::new(&config.content, None).map_err(|fault| RunError::Configuration(fault.to_string()))?;
+    let content = Content::new(&config.content, Some(vault.clone()))
+        .map_err(|fault| RunError::Configuration(fault.to_string()))?;
     // What is to be drained is not kept for a later flush.
     let flush = if options.until_drained { Duration::ZERO } else { limits.records_flush };
-    let records =
-        Arc::new(Records::new(Arc::new(registry), store.clone(), content, health.clone(), limits.clock_skew, flush));
+    let records = Arc::new(Records::new(
+        Arc::new(registry),
+        store.clone(),
+        content,
+        vault.clone(),
+        health.clone(),
+        limits.clock_skew,
+        flush,
+    ));
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
         memory: Arc::new(Semaphore::new(memory_units)),

@@ -32,6 +32,9 @@ const OWN: [&str; 12] = [
 ];
 /// Types with an effect of their own.
 const OWN_TYPES: [&str; 2] = [analyze::TYPE, typing::TYPE];
+/// What contextd itself looks records up by, or decides by: never sealed.
+const LOOKED_UP: [&str; 10] =
+    ["userId", "sessionId", "documentId", "cacheStrategy", "status", "kind", "type", "tags", "importance", "cacheKey"];
 /// An array of more elements would make every append slow.
 const MAX_KEEP: u32 = 10_000;
 
@@ -95,15 +98,17 @@ impl Registry {
             Ok(schemas) => schemas,
             Err(e) => return Err(vec![e]),
         };
-        let mut by_kind: BTreeMap<String, Arc<RecordType>> = BTreeMap::new();
+        let mut by_kind: BTreeMap<String, (&String, RecordType)> = BTreeMap::new();
         for (name, record) in &config.records {
             let mut check = Check { at: format!("records.{name}"), problems: &mut problems };
             let own = OWN_TYPES.contains(&record.r#type.as_str());
             check.must("type", !own, "not be a type that has an effect of its own");
             if let Some(resolved) = resolve(record, &schemas, &config.queues, &config.cache.kinds, &mut check) {
-                by_kind.insert(resolved.kind.clone(), Arc::new(resolved));
+                by_kind.insert(resolved.kind.clone(), (name, resolved));
             }
         }
+        seal_alike(&mut by_kind, &mut problems);
+        let by_kind = by_kind.into_iter().map(|(kind, (_, resolved))| (kind, Arc::new(resolved))).collect();
         if problems.is_empty() { Ok(Self { by_kind }) } else { Err(problems) }
     }
 
@@ -225,10 +230,9 @@ fn resolve(
         let same = kind.is_none_or(|k| k.collection == record.collection);
         check.must("cache", same, "be a kind of the same collection");
     }
-    for name in &record.sensitive {
-        let free = !record.key.contains(name) && order.as_ref() != Some(name) && record.array != *name;
-        check.must("sensitive", free, "not name the key, the order or the array: they have to be readable");
-    }
+    let sealing =
+        write.is_plain() || matches!(write, WriteMode::Evaluation | WriteMode::DocumentSave | WriteMode::VersionSave);
+    check.must("sensitive", sealing || record.sensitive.is_empty(), "be left out with this `write`: it seals nothing");
     let (create, set) = (pairs("create", &record.create, check), pairs("set", &record.set, check));
     check.must(
         "cascade",
@@ -258,7 +262,7 @@ fn resolve(
         set,
         stamp: record.stamp.clone(),
         dates,
-        sensitive: record.sensitive.clone(),
+        sensitive: record.sensitive.iter().map(|name| evaluated(write, name)).collect(),
         cache: (!record.cache.is_empty()).then(|| record.cache.clone()),
         required: record.required,
         buffered: record.buffered,
@@ -267,6 +271,46 @@ fn resolve(
         keep: record.keep as usize,
         cascade,
     })
+}
+
+/// A field's name in the record that it is written to.
+fn evaluated(write: WriteMode, name: &str) -> String {
+    let renamed = write == WriteMode::Evaluation && name == "evaluationData";
+    if renamed { "evaluation".to_owned() } else { name.to_owned() }
+}
+
+/// A field that one type seals is sealed by all types that write to the collection: otherwise it would be as readable as
+/// the least careful of them leaves it.
+fn seal_alike(types: &mut BTreeMap<String, (&String, RecordType)>, problems: &mut Vec<(String, String)>) {
+    let mut sealed: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for (name, declared) in types.values() {
+        for field in &declared.sensitive {
+            let alike = types.values().map(|(_, other)| other).filter(|other| other.collection == declared.collection);
+            let readable = LOOKED_UP.contains(&field.as_str()) || alike.clone().any(|other| has_to_read(other, field));
+            let mut check = Check { at: format!("records.{name}"), problems };
+            let must = format!(
+                "not name {field:?}: keys, orders, stamps, arrays that are appended to, and what records are looked up \
+                 by have to be readable, in every type that writes to `{}`",
+                declared.collection
+            );
+            check.must("sensitive", !readable, &must);
+            sealed.entry(declared.collection).or_default().push(field.clone());
+        }
+    }
+    for (_, declared) in types.values_mut() {
+        for field in sealed.get(declared.collection).into_iter().flatten() {
+            if !declared.sensitive.contains(field) {
+                declared.sensitive.push(field.clone());
+            }
+        }
+    }
+}
+
+fn has_to_read(declared: &RecordType, field: &String) -> bool {
+    declared.key.contains(field)
+        || declared.order.as_ref() == Some(field)
+        || declared.array == *field
+        || declared.stamp.contains(field)
 }
 
 fn is_date(schema: &Value) -> bool {
