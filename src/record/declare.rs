@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, Document};
 use serde_json::{Map, Value};
 use toml::Table;
 
+use super::sensitive;
 use crate::{
     config::{CacheKind, Config, Queue, RECORDS, Record, WriteMode},
     effect::{analyze, typing},
@@ -32,9 +33,6 @@ const OWN: [&str; 12] = [
 ];
 /// Types with an effect of their own.
 const OWN_TYPES: [&str; 2] = [analyze::TYPE, typing::TYPE];
-/// What contextd itself looks records up by, or decides by: never sealed.
-const LOOKED_UP: [&str; 10] =
-    ["userId", "sessionId", "documentId", "cacheStrategy", "status", "kind", "type", "tags", "importance", "cacheKey"];
 /// An array of more elements would make every append slow.
 const MAX_KEEP: u32 = 10_000;
 
@@ -107,7 +105,7 @@ impl Registry {
                 by_kind.insert(resolved.kind.clone(), (name, resolved));
             }
         }
-        seal_alike(&mut by_kind, &mut problems);
+        sensitive::seal_alike(&mut by_kind, &mut problems);
         let by_kind = by_kind.into_iter().map(|(kind, (_, resolved))| (kind, Arc::new(resolved))).collect();
         if problems.is_empty() { Ok(Self { by_kind }) } else { Err(problems) }
     }
@@ -150,13 +148,13 @@ fn twice(records: &BTreeMap<String, Record>) -> Vec<(String, String)> {
     said.collect()
 }
 
-struct Check<'a> {
-    at: String,
-    problems: &'a mut Vec<(String, String)>,
+pub(super) struct Check<'a> {
+    pub at: String,
+    pub problems: &'a mut Vec<(String, String)>,
 }
 
 impl Check<'_> {
-    fn must(&mut self, key: &str, holds: bool, must: &str) {
+    pub fn must(&mut self, key: &str, holds: bool, must: &str) {
         if !holds {
             let path = format!("{}.{key}", self.at);
             self.problems.push((path.clone(), format!("`{path}` must {must}")));
@@ -262,7 +260,7 @@ fn resolve(
         set,
         stamp: record.stamp.clone(),
         dates,
-        sensitive: record.sensitive.iter().map(|name| evaluated(write, name)).collect(),
+        sensitive: record.sensitive.iter().map(|name| sensitive::name_in_record(write, name)).collect(),
         cache: (!record.cache.is_empty()).then(|| record.cache.clone()),
         required: record.required,
         buffered: record.buffered,
@@ -271,46 +269,6 @@ fn resolve(
         keep: record.keep as usize,
         cascade,
     })
-}
-
-/// A field's name in the record that it is written to.
-fn evaluated(write: WriteMode, name: &str) -> String {
-    let renamed = write == WriteMode::Evaluation && name == "evaluationData";
-    if renamed { "evaluation".to_owned() } else { name.to_owned() }
-}
-
-/// A field that one type seals is sealed by all types that write to the collection: otherwise it would be as readable as
-/// the least careful of them leaves it.
-fn seal_alike(types: &mut BTreeMap<String, (&String, RecordType)>, problems: &mut Vec<(String, String)>) {
-    let mut sealed: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-    for (name, declared) in types.values() {
-        for field in &declared.sensitive {
-            let alike = types.values().map(|(_, other)| other).filter(|other| other.collection == declared.collection);
-            let readable = LOOKED_UP.contains(&field.as_str()) || alike.clone().any(|other| has_to_read(other, field));
-            let mut check = Check { at: format!("records.{name}"), problems };
-            let must = format!(
-                "not name {field:?}: keys, orders, stamps, arrays that are appended to, and what records are looked up \
-                 by have to be readable, in every type that writes to `{}`",
-                declared.collection
-            );
-            check.must("sensitive", !readable, &must);
-            sealed.entry(declared.collection).or_default().push(field.clone());
-        }
-    }
-    for (_, declared) in types.values_mut() {
-        for field in sealed.get(declared.collection).into_iter().flatten() {
-            if !declared.sensitive.contains(field) {
-                declared.sensitive.push(field.clone());
-            }
-        }
-    }
-}
-
-fn has_to_read(declared: &RecordType, field: &String) -> bool {
-    declared.key.contains(field)
-        || declared.order.as_ref() == Some(field)
-        || declared.array == *field
-        || declared.stamp.contains(field)
 }
 
 fn is_date(schema: &Value) -> bool {

@@ -11,6 +11,7 @@ mod fold;
 #[cfg(test)]
 mod fold_tests;
 pub mod json;
+mod sensitive;
 mod stored;
 
 pub use change::{Action, Change, ChangeError};
