@@ -274,6 +274,14 @@ fn settings_must_make_sense() {
             "c.toml:2: `otlp.endpoint` must be an address such as http://127.0.0.1:4318 (a collector nearby, without TLS), or empty for no export",
         ),
         (
+            "[records.user_save]\nsensitive = [\"userId\"]",
+            "c.toml:2: `records.user_save.sensitive` must not name \"userId\": keys, orders, stamps, arrays that are appended to, and what records are looked up by have to be readable, in every type that writes to `users`",
+        ),
+        (
+            "[records.hold_place]\nsensitive = [\"reason\"]",
+            "c.toml:2: `records.hold_place.sensitive` must be left out with this `write`: it seals nothing",
+        ),
+        (
             "[encryption]\nkeys = \"k1:c2hvcnQ=\"",
             "c.toml:2: `encryption.keys`, line 1, key 1: it must be exactly 32 bytes in base64: make one with `openssl rand -base64 32`",
         ),

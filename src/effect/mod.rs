@@ -9,6 +9,9 @@ mod hold;
 mod patience;
 pub mod records;
 mod relate;
+mod sealing;
+#[cfg(test)]
+mod sealing_tests;
 mod touches;
 pub mod typing;
 
@@ -16,6 +19,7 @@ pub use analyze::Analysis;
 pub use patience::Patience;
 pub(crate) use patience::patiently;
 pub use records::Records;
+pub use touches::TouchGate;
 
 use crate::{
     batch::Write,

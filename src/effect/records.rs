@@ -20,6 +20,7 @@ use crate::{
     status::Health,
     store::{AuditEntry, RecordEntry, RecordSet, Store},
     task::{Reason, Task},
+    vault::Vault,
 };
 
 /// What the effects of records need.
@@ -29,10 +30,13 @@ pub struct Records {
     /// Contents of documents and versions.
     pub content: Content,
     pub caches: CacheWriter,
+    /// Seals sensitive fields.
+    pub vault: Arc<Vault>,
     pub health: Arc<Health>,
     /// How far a task's order may lie in the future.
     pub skew: Duration,
-    touches: TouchGate,
+    /// When records were last written by a touch.
+    pub touches: TouchGate,
 }
 
 /// One task of a batch with what is declared about its type.
@@ -71,19 +75,6 @@ impl Due<'_> {
 }
 
 impl Records {
-    /// With no `flush` every touch is written at once.
-    pub fn new(
-        registry: Arc<Registry>,
-        store: Store,
-        content: Content,
-        caches: CacheWriter,
-        health: Arc<Health>,
-        skew: Duration,
-        flush: Duration,
-    ) -> Self {
-        Self { registry, store, content, caches, health, skew, touches: TouchGate::new(flush) }
-    }
-
     /// Does the tasks of one batch, given with their positions; each ends alone.
     pub async fn run(
         &self,
@@ -138,12 +129,20 @@ impl Records {
                 WriteMode::Evaluation => evaluation::collection(due.task),
                 _ => due.declared.collection,
             };
-            match self.change(due, now) {
-                Err(text) => planned.push(due.dead(Reason::Schema, text)),
-                Ok((key, change)) if due.declared.buffered && is_touch(&change) => {
+            let (key, mut change) = match self.change(due, now) {
+                Ok(made) => made,
+                Err(text) => {
+                    planned.push(due.dead(Reason::Schema, text));
+                    continue;
+                }
+            };
+            match self.seal(due, collection, &key, &mut change, patience).await {
+                None => planned.push((due.position, Planned::Released)),
+                Some(Err(text)) => planned.push(due.dead(Reason::Schema, text)),
+                Some(Ok(())) if due.declared.buffered && is_touch(&change) => {
                     touches.entry((collection, key)).or_default().push((due, change));
                 }
-                Ok((key, change)) => set.push(collection, key, due.position, change),
+                Some(Ok(())) => set.push(collection, key, due.position, change),
             }
         }
         for ((collection, key), of_record) in touches {

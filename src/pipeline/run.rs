@@ -35,7 +35,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     content::Content,
-    effect::{Analysis, Records},
+    effect::{Analysis, Records, TouchGate},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
     record::{Registry, cached::Kinds},
@@ -124,15 +124,23 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let vault = Vault::new(&config.encryption, store.clone());
     let vault = Arc::new(vault.map_err(|fault| RunError::Configuration(fault.to_string()))?);
     let limits = &config.limits;
-    let content = Content::new(&config.content, None).map_err(|fault| RunError::Configuration(fault.to_string()))?;
+    let content = Content::new(&config.content, Some(vault.clone()))
+        .map_err(|fault| RunError::Configuration(fault.to_string()))?;
     // What is to be drained is not kept for a later flush.
     let flush = if options.until_drained { Duration::ZERO } else { limits.records_flush };
     let kinds = Arc::new(Kinds::new(&config.cache).map_err(RunError::Configuration)?);
     let cache = RecordCache::new(link.clone(), &config.namespace);
     let caches = CacheWriter::new(cache, store.clone(), kinds, &config.cache);
-    let (registry, skew) = (Arc::new(registry), limits.clock_skew);
-    let records = Records::new(registry, store.clone(), content, caches.clone(), health.clone(), skew, flush);
-    let records = Arc::new(records);
+    let records = Arc::new(Records {
+        registry: Arc::new(registry),
+        store: store.clone(),
+        content,
+        caches: caches.clone(),
+        vault: vault.clone(),
+        health: health.clone(),
+        skew: limits.clock_skew,
+        touches: TouchGate::new(flush),
+    });
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),
         memory: Arc::new(Semaphore::new(memory_units)),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use mongodb::bson::{Bson, Document, serialize_to_vec};
+use mongodb::bson::{Document, serialize_to_vec};
 
 use super::{
     flight::Flights,
@@ -20,7 +20,7 @@ use crate::{
     metrics::{CacheEvent, RecordCacheMetrics, Tier},
     record::cached::{self, INTERACTION_COUNT, Kind, Kinds, Plan, Stale},
     store::{Store, StoreFault},
-    vault::{Vault, VaultFault},
+    vault::{Vault, VaultFault, has_sealed},
 };
 
 /// A fill that took longer is dropped. Far below the life of a marker ([`cached::GONE_TTL`]).
@@ -164,7 +164,7 @@ impl Inner {
     ) -> Result<Option<Found>, ReadError> {
         let Some(held) = held else { return Ok(None) };
         let mut document = held.document.clone();
-        if document.values().any(|value| matches!(value, Bson::Binary(_))) {
+        if has_sealed(&document) {
             self.vault.open_document(&readable.collection, Arc::make_mut(&mut document)).await?;
         }
         let age = (clock::now().timestamp_millis() - held.at_ms).max(0) as u64;

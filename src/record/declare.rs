@@ -9,6 +9,7 @@ use mongodb::bson::{Bson, Document};
 use serde_json::{Map, Value};
 use toml::Table;
 
+use super::sensitive;
 use crate::{
     config::{CacheKind, Config, Queue, RECORDS, Record, WriteMode},
     effect::{analyze, typing},
@@ -95,15 +96,17 @@ impl Registry {
             Ok(schemas) => schemas,
             Err(e) => return Err(vec![e]),
         };
-        let mut by_kind: BTreeMap<String, Arc<RecordType>> = BTreeMap::new();
+        let mut by_kind: BTreeMap<String, (&String, RecordType)> = BTreeMap::new();
         for (name, record) in &config.records {
             let mut check = Check { at: format!("records.{name}"), problems: &mut problems };
             let own = OWN_TYPES.contains(&record.r#type.as_str());
             check.must("type", !own, "not be a type that has an effect of its own");
             if let Some(resolved) = resolve(record, &schemas, &config.queues, &config.cache.kinds, &mut check) {
-                by_kind.insert(resolved.kind.clone(), Arc::new(resolved));
+                by_kind.insert(resolved.kind.clone(), (name, resolved));
             }
         }
+        sensitive::seal_alike(&mut by_kind, &mut problems);
+        let by_kind = by_kind.into_iter().map(|(kind, (_, resolved))| (kind, Arc::new(resolved))).collect();
         if problems.is_empty() { Ok(Self { by_kind }) } else { Err(problems) }
     }
 
@@ -145,13 +148,13 @@ fn twice(records: &BTreeMap<String, Record>) -> Vec<(String, String)> {
     said.collect()
 }
 
-struct Check<'a> {
-    at: String,
-    problems: &'a mut Vec<(String, String)>,
+pub(super) struct Check<'a> {
+    pub at: String,
+    pub problems: &'a mut Vec<(String, String)>,
 }
 
 impl Check<'_> {
-    fn must(&mut self, key: &str, holds: bool, must: &str) {
+    pub fn must(&mut self, key: &str, holds: bool, must: &str) {
         if !holds {
             let path = format!("{}.{key}", self.at);
             self.problems.push((path.clone(), format!("`{path}` must {must}")));
@@ -225,10 +228,9 @@ fn resolve(
         let same = kind.is_none_or(|k| k.collection == record.collection);
         check.must("cache", same, "be a kind of the same collection");
     }
-    for name in &record.sensitive {
-        let free = !record.key.contains(name) && order.as_ref() != Some(name) && record.array != *name;
-        check.must("sensitive", free, "not name the key, the order or the array: they have to be readable");
-    }
+    let sealing =
+        write.is_plain() || matches!(write, WriteMode::Evaluation | WriteMode::DocumentSave | WriteMode::VersionSave);
+    check.must("sensitive", sealing || record.sensitive.is_empty(), "be left out with this `write`: it seals nothing");
     let (create, set) = (pairs("create", &record.create, check), pairs("set", &record.set, check));
     check.must(
         "cascade",
@@ -258,7 +260,7 @@ fn resolve(
         set,
         stamp: record.stamp.clone(),
         dates,
-        sensitive: record.sensitive.clone(),
+        sensitive: record.sensitive.iter().map(|name| sensitive::name_in_record(write, name)).collect(),
         cache: (!record.cache.is_empty()).then(|| record.cache.clone()),
         required: record.required,
         buffered: record.buffered,

@@ -12,6 +12,7 @@ mod fold;
 mod fold_tests;
 pub mod json;
 mod live;
+mod sensitive;
 mod stored;
 
 pub use change::{Action, Change, ChangeError};

@@ -11,8 +11,17 @@ const PURGING: &str = "purging";
 pub(super) const DELETED: &str = "deleted";
 
 /// Fields that only contextd sets; a task that sends one of them is refused.
-pub(super) const RESERVED: [&str; 8] =
-    ["state", "holdCount", "epoch", "ownerType", "versionCounter", "currentVersionId", "claimedBy", "interactionCount"];
+pub(super) const RESERVED: [&str; 9] = [
+    "state",
+    "holdCount",
+    "epoch",
+    "ownerType",
+    "versionCounter",
+    "currentVersionId",
+    "claimedBy",
+    "interactionCount",
+    "emailHash",
+];
 
 /// The bookkeeping of one record; `_sync` in MongoDB.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

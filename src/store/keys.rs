@@ -1,4 +1,4 @@
-//! Wrapped data keys, and the audit of what is done with them.
+//! Wrapped data keys.
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -146,27 +146,5 @@ impl Store {
     pub async fn end_key_rotation(&self) -> Result<(), StoreFault> {
         let marks = self.db.collection::<Document>(DATA_KEYS);
         self.bounded("delete", marks.delete_one(doc! { "_id": ROTATION }).into_future()).await.map(drop)
-    }
-
-    /// Leaves an entry about keys in `audit_log`.
-    pub async fn audit_keys(
-        &self,
-        now: DateTime<Utc>,
-        actor: Option<&str>,
-        kek: &str,
-        detail: Document,
-    ) -> Result<(), StoreFault> {
-        let mut entry = doc! {
-            "_id": uuid::Uuid::now_v7().to_string(),
-            "at": date(now),
-            "action": "keys.rotate",
-            "entity": { "kind": "key", "id": kek },
-            "detail": detail,
-        };
-        if let Some(actor) = actor {
-            entry.insert("actor", actor);
-        }
-        let log = self.db.collection::<Document>("audit_log");
-        self.bounded("insert", log.insert_one(entry).into_future()).await.map(drop)
     }
 }

@@ -72,6 +72,11 @@ pub fn migrations() -> Vec<Migration> {
             ],
         },
         Migration { id: "0005-search", indexes: search() },
+        Migration {
+            id: "0006-addresses",
+            // One user per address, be it plain or sealed: a sealed one is no string, and has a stand-in.
+            indexes: vec![("users", unique_text("email")), ("users", unique_text("emailHash"))],
+        },
     ]
 }
 
@@ -109,6 +114,13 @@ fn newest_first(of: &[&str]) -> Document {
     let mut keys: Document = of.iter().map(|name| ((*name).to_owned(), Bson::Int32(1))).collect();
     keys.extend(doc! { "updatedAt": -1, "_id": 1 });
     keys
+}
+
+/// Unique among the documents whose `field` is a text.
+fn unique_text(field: &str) -> IndexModel {
+    let is_text = doc! { field: { "$type": "string" } };
+    let options = IndexOptions::builder().unique(true).partial_filter_expression(is_text).build();
+    IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
 }
 
 impl Store {

@@ -19,6 +19,15 @@ pub(super) fn is_sealed(value: &Bson) -> Option<&[u8]> {
     }
 }
 
+/// Whether a record has something sealed that [`super::Vault::open_document`] opens.
+pub fn has_sealed(record: &Document) -> bool {
+    let in_element = |e: &Bson| e.as_document().is_some_and(|d| d.values().any(|value| is_sealed(value).is_some()));
+    record.values().any(|value| match value {
+        Bson::Array(elements) => elements.iter().any(in_element),
+        value => is_sealed(value).is_some(),
+    })
+}
+
 /// Seals a value of any kind; it keeps its kind.
 pub(super) fn seal(key: &DataKey, place: Place<'_>, random: [u8; RANDOM], value: &Bson) -> Result<Bson, VaultFault> {
     let plain = doc! { "v": value }.to_vec().map(Zeroizing::new).map_err(|e| {

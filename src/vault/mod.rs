@@ -7,6 +7,7 @@
 //! What it protects: backups, files and dumps of MongoDB, Redis and the object store. What it does not: dead letters (they
 //! keep a task's original bytes), tasks waiting in Redis, the ids and the lengths of values.
 
+mod content;
 mod fault;
 mod field;
 mod keyring;
@@ -15,13 +16,14 @@ mod seal;
 mod secret;
 mod tenants;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, time::Duration};
 
 use mongodb::bson::{Bson, Document};
 
 pub use fault::{VaultFault, VaultFaultKind};
+pub use field::has_sealed;
 pub use keyring::Keyring;
 pub use rotate::Rotation;
 
@@ -112,18 +114,29 @@ impl Vault {
         field::read(&plain).ok_or_else(|| corrupt(&what(), Broken::Form))
     }
 
-    /// Opens every sealed field at the top of a record.
+    /// Opens every sealed field of a record: those at its top, and those of the elements of its arrays.
     ///
     /// # Errors
     /// As [`Vault::open_field`]; some fields may be open by then.
     pub async fn open_document(&self, collection: &str, document: &mut Document) -> Result<(), VaultFault> {
-        if !document.values().any(|value| is_sealed(value).is_some()) {
-            return Ok(());
-        }
         let id = document.get_str("_id").unwrap_or_default().to_owned();
-        for (field, value) in document.iter_mut() {
+        self.open_fields(collection, &id, document).await
+    }
+
+    /// As [`Vault::open_document`], for some fields of the record `id`.
+    ///
+    /// # Errors
+    /// As [`Vault::open_field`]; some fields may be open by then.
+    pub async fn open_fields(&self, collection: &str, id: &str, fields: &mut Document) -> Result<(), VaultFault> {
+        for (name, value) in fields.iter_mut() {
             if is_sealed(value).is_some() {
-                *value = self.open_field(collection, &id, field, value).await?;
+                *value = self.open_field(collection, id, name, value).await?;
+            } else if let Bson::Array(elements) = value {
+                for element in elements.iter_mut().filter_map(Bson::as_document_mut) {
+                    for (inner, value) in element.iter_mut().filter(|(_, value)| is_sealed(value).is_some()) {
+                        *value = self.open_field(collection, id, &format!("{name}.{inner}"), value).await?;
+                    }
+                }
             }
         }
         Ok(())

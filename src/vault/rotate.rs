@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mongodb::bson::doc;
+use uuid::Uuid;
 
 use super::{Vault, VaultFault, VaultFaultKind, off, tenants};
-use crate::store::StoredKey;
+use crate::store::{AuditEntry, DATA_KEYS, StoredKey};
 
 /// Passes over the data keys at most: workers that still wrap new ones with an old key make more of them necessary.
 const PASSES: usize = 20;
@@ -47,8 +48,15 @@ impl Vault {
         let store = self.tenants.store();
         let data_keys = store.data_keys().await?.len() as u64;
         let rotation = Rotation { kek: kek.id.clone(), rewrapped, created, data_keys };
-        let detail = doc! { "rewrapped": rewrapped as i64, "created": created as i64, "dataKeys": data_keys as i64 };
-        store.audit_keys(now, actor, &rotation.kek, detail).await?;
+        let entry = AuditEntry {
+            id: Uuid::now_v7().to_string(),
+            at: now,
+            action: "keys.rotate".to_owned(),
+            entity: (DATA_KEYS.to_owned(), rotation.kek.clone()),
+            actor: actor.map(str::to_owned),
+            detail: doc! { "rewrapped": rewrapped as i64, "created": created as i64, "dataKeys": data_keys as i64 },
+        };
+        store.audit(&[entry]).await?;
         if new_data_keys {
             store.end_key_rotation().await?;
         }

@@ -155,6 +155,14 @@ impl Tenants {
         }
     }
 
+    /// As if the tenant's first key had just been looked up.
+    #[cfg(test)]
+    pub fn put(&self, name: &str, secret: Secret) {
+        let key = Arc::new(DataKey { id: format!("{name}/1"), secret });
+        self.keep(Wanted::Exact(key.id.clone()), &key);
+        self.keep(Wanted::Current(name.to_owned()), &key);
+    }
+
     fn keep(&self, wanted: Wanted, key: &Arc<DataKey>) {
         let now = Instant::now();
         let mut cached = self.write();

@@ -17,6 +17,16 @@ use super::{
 
 const EMAIL: Place<'_> = Place::Field { collection: "users", id: "u1", field: "email" };
 
+/// A vault with a key for tasks without a tenant, for tests without a MongoDB.
+pub(crate) async fn vault() -> Vault {
+    let config = crate::config::load(None, std::iter::empty()).unwrap();
+    let store = Store::new(&config.mongodb).await.unwrap();
+    let settings = Encryption { keys: format!("k1:{}", base64(1)) };
+    let vault = Vault::with_lifetime(&settings, store, Duration::from_secs(3_600)).unwrap();
+    vault.tenants.put("default", Secret::from_slice(&[9; 32]).unwrap());
+    vault
+}
+
 fn key(id: &str, byte: u8) -> DataKey {
     DataKey { id: id.into(), secret: Secret::from_slice(&[byte; 32]).unwrap() }
 }

@@ -104,7 +104,7 @@ async fn a_rotation_rewraps_all_and_can_be_run_again() {
     assert_eq!(log.len(), 3);
     let first = &log[0];
     assert_eq!((first.get_str("action").unwrap(), first.get_str("actor").unwrap()), ("keys.rotate", "ops"));
-    assert_eq!(first.get_document("entity").unwrap(), &doc! { "kind": "key", "id": "k2" });
+    assert_eq!(first.get_document("entity").unwrap(), &doc! { "kind": "data_keys", "id": "k2" });
     let detail = doc! { "rewrapped": 2_i64, "created": 0_i64, "dataKeys": 2_i64 };
     assert_eq!(first.get_document("detail").unwrap(), &detail);
     assert!(first.get_datetime("at").is_ok());

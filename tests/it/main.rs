@@ -21,6 +21,7 @@ mod ledger;
 mod list_queue;
 mod mcp;
 mod outages;
+mod sealed;
 mod search;
 mod settings;
 mod shown;
