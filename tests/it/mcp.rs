@@ -224,7 +224,7 @@ async fn what_is_wrong_is_said_in_a_sentence() {
         "clock",
         "`wait` must be true or false",
         "`state`",
-        "there is no \"nobody\"",
+        "there is no session \"nobody\"",
         "`/type` must be \"fact\", \"preference\"",
         "`/confidence` must be at most 1",
         "the same",
