@@ -25,7 +25,7 @@ fn of<'a>(advice: &'a Value, kind: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn advice_rests_on_what_the_fleet_counted() {
+async fn advice_follows_what_was_measured() {
     let env = Env::new().await;
     env.command(&["migrate"]).end().await.code(0);
     let sessions = (0..300).map(|i| {

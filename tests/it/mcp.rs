@@ -89,7 +89,7 @@ impl Drop for HttpServer {
 }
 
 #[tokio::test]
-async fn every_tool_works_on_standard_input_and_output() {
+async fn an_independent_client_uses_every_tool() {
     let env = Env::new().await;
     let worker: Worker = env.worker("records").ready().await;
     let steps = json!([
