@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use mongodb::bson::Document;
 use tokio_util::sync::CancellationToken;
 
-use super::{CacheWriter, Entry, Put, sync::Inner};
+use super::{CacheWriter, Entry, FLUSH_EVERY, Put, sync::Inner};
 use crate::{
     clock,
     record::cached::Kind,
@@ -28,8 +28,14 @@ pub struct Repaired {
 }
 
 impl CacheWriter {
-    /// Brings everything noted in step, every `cache.repair_every`, until `done`. Several workers may do so at once.
+    /// Brings everything noted in step, every `cache.repair_every`, until `done`; adds to the fleet's counts of writes,
+    /// too. Several workers may do so at once.
     pub async fn repair(&self, done: CancellationToken) {
+        let counts = self.0.access.keep(&self.0.store, FLUSH_EVERY, done.clone());
+        tokio::join!(counts, self.mend_until(done));
+    }
+
+    async fn mend_until(&self, done: CancellationToken) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.0.every) => {}

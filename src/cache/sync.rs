@@ -17,7 +17,7 @@ use std::{
 
 use mongodb::bson::Document;
 
-use super::{Entry, Put, RecordCache};
+use super::{AccessCounter, Entry, Put, RecordCache};
 use crate::{
     clock,
     config::Cache as Settings,
@@ -26,7 +26,7 @@ use crate::{
         Life, Live,
         cached::{Absence, INTERACTION_COUNT, Kind, Kinds, Plan},
     },
-    store::{Shadow, Store, StoreFault},
+    store::{Access, Shadow, Store, StoreFault},
 };
 
 /// Records that wait in memory to be noted while MongoDB does not answer. What does not fit is behind until its TTL ends.
@@ -59,6 +59,7 @@ pub(super) struct Inner {
     backlog: Mutex<HashMap<(String, String), Shadow>>,
     pub metrics: SyncMetrics,
     kind_metrics: HashMap<Arc<str>, RecordCacheMetrics>,
+    pub access: Arc<AccessCounter>,
 }
 
 impl CacheWriter {
@@ -76,6 +77,7 @@ impl CacheWriter {
             backlog: Mutex::default(),
             metrics: SyncMetrics::new(),
             kind_metrics,
+            access: AccessCounter::new(&settings.kinds),
         }))
     }
 
@@ -98,6 +100,7 @@ impl CacheWriter {
         let since = clock::now();
         let known = |w: Written| Some((this.kinds.get(&w.kind)?, w.document));
         let mut records: Vec<(&Kind, Document)> = written.into_iter().filter_map(known).collect();
+        records.iter().for_each(|(kind, _)| this.access.note(&kind.name, Access::Write, 1));
         let waiting = this.waiting.fetch_add(1, Ordering::Relaxed);
         let guard = Waiting(&this.waiting);
         let mut behind = vec![true; records.len()];

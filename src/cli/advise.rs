@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::Config,
     read::{advise::Advice, survey::survey},
+    record::cached::Kinds,
     store::Store,
 };
 
@@ -25,7 +26,8 @@ pub struct AdviseArgs {
 }
 
 pub async fn advise(args: &AdviseArgs, config: &Config, store: &Store, now: DateTime<Utc>) -> Result<Printed, Failure> {
-    let advice = survey(store, config, None, TimeDelta::hours(i64::from(args.hours)), now).await?;
+    let kinds = Kinds::new(&config.cache).map_err(Failure::Configuration)?;
+    let advice = survey(store, config, &kinds, None, TimeDelta::hours(i64::from(args.hours)), now).await?;
     if args.json {
         return Printed::json(&json!({ "hours": args.hours, "kinds": advice }));
     }

@@ -4,6 +4,7 @@ use crate::{
     intake::{Fault, FaultKind},
     metrics::ErrorClass,
     pipeline::RunError,
+    read::ReadError,
     store::StoreFault,
     vault::{VaultFault, VaultFaultKind},
 };
@@ -73,6 +74,17 @@ impl From<VaultFault> for Failure {
             }
             VaultFaultKind::Corrupt => Failure::Wrong(fault.to_string()),
             VaultFaultKind::Unavailable => Failure::Unavailable(fault.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(fault) => fault.into(),
+            ReadError::Vault(fault) => fault.into(),
+            ReadError::UnknownKind(_) => Failure::Usage(error.to_string()),
+            ReadError::Broken => Failure::Internal(error.to_string()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document};
 use serde_json::{Map, Value, json};
 
@@ -35,20 +36,31 @@ pub struct GetArgs {
     pub json: bool,
 }
 
+/// How long the command waits until its read is counted.
+const COUNT_WITHIN: Duration = Duration::from_millis(250);
+
 /// # Errors
 /// An unknown kind, a record that is not there, or MongoDB cannot be asked.
-pub async fn get(args: &GetArgs, config: &Config, link: Link, store: Store) -> Result<Printed, Failure> {
+pub async fn get(
+    args: &GetArgs,
+    config: &Config,
+    link: Link,
+    store: Store,
+    now: DateTime<Utc>,
+) -> Result<Printed, Failure> {
     let kinds = Arc::new(Kinds::new(&config.cache).map_err(Failure::Configuration)?);
     let vault = Arc::new(Vault::new(&config.encryption, store.clone())?);
-    let reader = Reader::new(RecordCache::new(link, &config.namespace), store, kinds, vault, &config.cache);
+    let cache = RecordCache::new(link, &config.namespace);
+    let reader = Reader::new(cache, store.clone(), kinds, vault, &config.cache);
     let ask = Ask { full: args.full, deleted: args.deleted };
-    let found = match reader.get(&args.kind, &args.id, ask).await {
+    let found = reader.get(&args.kind, &args.id, ask).await;
+    // A read that only Redis could answer does not wait for MongoDB.
+    let _ = tokio::time::timeout(COUNT_WITHIN, reader.access().flush(&store, now)).await;
+    let found = match found {
         Ok(Some(found)) => found,
         Ok(None) => return Err(Failure::Wrong(absent(args))),
         Err(ReadError::UnknownKind(_)) => return Err(Failure::Usage(unknown(&args.kind, &reader))),
-        Err(ReadError::Store(fault)) => return Err(fault.into()),
-        Err(ReadError::Vault(fault)) => return Err(fault.into()),
-        Err(error @ ReadError::Broken) => return Err(Failure::Internal(error.to_string())),
+        Err(error) => return Err(error.into()),
     };
     if args.json {
         return Printed::json(&json!({

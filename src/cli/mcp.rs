@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     failure::{Failure, Printed},
     link, run, store_and_vault,
 };
 use crate::{config::Config, mcp, mcp::HttpError, pipeline::Signals, telemetry};
+
+/// How long what is left to report may take at the end.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub struct McpArgs {
@@ -22,6 +27,11 @@ pub async fn serve(args: &McpArgs, config: Config) -> Result<Printed, Failure> {
     run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
     let (link, (store, vault)) = (link(&config)?, store_and_vault(&config).await?);
     let server = mcp::Server::new(config, link, store, vault).map_err(Failure::Configuration)?;
+    let done = CancellationToken::new();
+    let counting = tokio::spawn({
+        let (server, done) = (server.clone(), done.clone());
+        async move { server.count(done).await }
+    });
     let result = if args.http {
         mcp::serve(server, signals.stop).await.map_err(|e| match e {
             HttpError::Ended(_) => Failure::Internal(e.to_string()),
@@ -30,6 +40,8 @@ pub async fn serve(args: &McpArgs, config: Config) -> Result<Printed, Failure> {
     } else {
         server.stdio(signals.stop).await.map_err(Failure::Wrong)
     };
-    telemetry.shutdown(Duration::from_secs(2)).await;
+    done.cancel();
+    let _ = tokio::time::timeout(GOODBYE, counting).await;
+    telemetry.shutdown(GOODBYE).await;
     result.map(|()| Printed { text: String::new(), wrong: None })
 }

@@ -180,7 +180,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             enqueue::enqueue(&args, &input, &config, &link(&config)?, clock::now(), new_id).await
         }
         Command::Queues(args) => queues::queues(&args, &config, &link(&config)?, clock::now()).await,
-        Command::Get(args) => get::get(&args, &config, link(&config)?, store(&config).await?).await,
+        Command::Get(args) => get::get(&args, &config, link(&config)?, store(&config).await?, clock::now()).await,
         Command::Pause(args) => pause::pause(&args, &config, &link(&config)?).await,
         Command::Resume(args) => pause::resume(&args, &config, &link(&config)?).await,
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,

@@ -22,7 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use http::{HttpError, serve};
 
-use crate::{config::Config, intake::Link, record::Registry, store::Store, task::Schemas, vault::Vault};
+use crate::{
+    cache::{FLUSH_EVERY, RecordCache},
+    config::Config,
+    intake::Link,
+    read::Reader,
+    record::{Registry, cached::Kinds},
+    store::Store,
+    task::Schemas,
+    vault::Vault,
+};
 
 const INSTRUCTIONS: &str = "contextd keeps sessions, interactions, evaluations and memories. Writes are queued and \
     written within moments; pass `wait: true` to read them right after. `recall` finds what was saved.";
@@ -35,7 +44,9 @@ pub struct Parts {
     config: Config,
     link: Link,
     store: Store,
-    vault: Vault,
+    vault: Arc<Vault>,
+    kinds: Arc<Kinds>,
+    reader: Reader,
     schemas: Arc<Schemas>,
     registry: Registry,
     tools: Vec<Tool>,
@@ -57,7 +68,17 @@ impl Server {
         let registry = Registry::new(&config)
             .map_err(|problems| problems.into_iter().map(|(_, e)| e).collect::<Vec<_>>().join("; "))?;
         let tools = tools::all(&schemas);
-        Ok(Self(Arc::new(Parts { config, link, store, vault, schemas: Arc::new(schemas), registry, tools })))
+        let kinds = Arc::new(Kinds::new(&config.cache)?);
+        let vault = Arc::new(vault);
+        let cache = RecordCache::new(link.clone(), &config.namespace);
+        let reader = Reader::new(cache, store.clone(), kinds.clone(), vault.clone(), &config.cache);
+        let schemas = Arc::new(schemas);
+        Ok(Self(Arc::new(Parts { config, link, store, vault, kinds, reader, schemas, registry, tools })))
+    }
+
+    /// Adds what its readers did to the fleet's counts, until `stop`.
+    pub async fn count(&self, stop: CancellationToken) {
+        self.reader.access().keep(&self.store, FLUSH_EVERY, stop).await;
     }
 
     /// Serves one client on standard input and output until it closes them, or until `stop`.

@@ -218,7 +218,9 @@ impl Server {
             self.kind(kind)?;
         }
         let window = TimeDelta::hours(i64::from(hours));
-        let all = survey(&self.store, &self.config, kind, window, clock::now()).await.map_err(|e| e.to_string())?;
+        let all = survey(&self.store, &self.config, &self.kinds, kind, window, clock::now())
+            .await
+            .map_err(|e| e.to_string())?;
         Ok((hours, all))
     }
 

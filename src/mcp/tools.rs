@@ -127,7 +127,7 @@ async fn prepared(server: &Server, name: &str, kind: &str, mut given: Map<String
         }
         "update_session" => {
             if let Some(id) = given.get("sessionId").and_then(Value::as_str) {
-                server.must_be_there("sessions", id).await?;
+                server.must_be_there("session", id).await?;
             }
         }
         _ => {}

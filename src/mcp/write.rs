@@ -13,7 +13,8 @@ use crate::{
     },
     clock,
     config::WriteMode,
-    record::{self, Change, RecordType, Sync},
+    read::Ask,
+    record::{Change, RecordType, Sync},
     store::DeadFilter,
     task::{Decoder, Priority, Task},
 };
@@ -140,19 +141,14 @@ impl Server {
     ///
     /// # Errors
     /// There is none, or it is deleted.
-    pub(super) async fn must_be_there(&self, collection: &str, id: &str) -> Result<(), String> {
+    pub(super) async fn must_be_there(&self, kind: &str, id: &str) -> Result<(), String> {
         let watch = async {
-            while !self.is_there(collection, id).await? {
+            while self.reader.get(kind, id, Ask::default()).await.map_err(|e| e.to_string())?.is_none() {
                 tokio::time::sleep(ASK).await;
             }
             Ok(())
         };
-        let missing = |_| Err(format!("there is no {id:?} in `{collection}`: make it first"));
+        let missing = |_| Err(format!("there is no {kind} {id:?}: make it first"));
         tokio::time::timeout(GRACE, watch).await.unwrap_or_else(missing)
-    }
-
-    async fn is_there(&self, collection: &str, id: &str) -> Result<bool, String> {
-        let found = self.store.by_ids(collection, &[id.to_owned()]).await.map_err(|e| e.to_string())?;
-        Ok(found.iter().any(|record| !record::is_deleted(record) && !record::is_fenced(record)))
     }
 }

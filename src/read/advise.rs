@@ -77,7 +77,7 @@ impl Pattern {
             return Some(name);
         }
         let ranked = ranked(settings);
-        let (none, cached) = ranked.split_at(ranked.iter().take_while(|(_, s)| s.fields.is_empty()).count());
+        let (none, cached) = ranked.split_at(ranked.iter().take_while(|(_, s)| !caches(s)).count());
         let chosen = match self {
             Self::RealTime => cached.last(),
             Self::HighFrequency => cached.get(cached.len().saturating_sub(1) / 2),
@@ -87,10 +87,19 @@ impl Pattern {
     }
 }
 
+/// Whether anything is cached under it.
+pub fn caches(strategy: &Strategy) -> bool {
+    !strategy.ttl.is_zero() && !strategy.fields.is_empty()
+}
+
 /// The strategies of a kind by how much they cache, the least first.
 fn ranked(settings: &CacheKind) -> Vec<(&str, &Strategy)> {
     let mut all: Vec<(&str, &Strategy)> = settings.strategies.iter().map(|(name, s)| (name.as_str(), s)).collect();
-    let amount = |s: &Strategy| if s.fields.iter().any(|f| f == "*") { usize::MAX } else { s.fields.len() };
+    let amount = |s: &Strategy| match s.fields.iter().any(|f| f == "*") {
+        _ if !caches(s) => 0,
+        true => usize::MAX,
+        false => s.fields.len(),
+    };
     all.sort_by_key(|(_, s)| amount(s));
     all
 }
@@ -249,7 +258,7 @@ fn classify(f: &Figures) -> (Option<Pattern>, String) {
 
 fn findings(f: &Figures, pattern: Option<Pattern>, current: &str, observed: &Observed<'_>) -> Vec<String> {
     let mut findings = Vec::new();
-    let is_cached = observed.settings.strategies.get(current).is_some_and(|s| !s.fields.is_empty());
+    let is_cached = observed.settings.strategies.get(current).is_some_and(caches);
     if pattern.is_none() {
         return findings;
     }
@@ -279,7 +288,7 @@ fn costs(observed: &Observed<'_>, f: &Figures) -> Vec<Cost> {
     let cost = |(name, value_bytes): &(&str, f64)| {
         let strategy = observed.settings.strategies.get(*name)?;
         let ttl = strategy.ttl.as_secs_f64();
-        let is_cached = !strategy.fields.is_empty();
+        let is_cached = caches(strategy);
         let entry = if is_cached { value_bytes + (observed.key_bytes + ID_BYTES) as f64 + REDIS_OVERHEAD } else { 0.0 };
         let entries = if is_cached { (entries_per_hour * ttl / 3_600.0).min(f.records as f64).ceil() } else { 0.0 };
         Some(Cost {

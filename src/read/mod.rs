@@ -5,7 +5,6 @@
 //! [`SLOWEST_FILL`] is dropped, because the marker that a deletion leaves in Redis ends at some time. Nothing is
 //! answered from memory for longer than `cache.memory_ttl`: that is how late another process's write may be seen.
 
-pub mod access;
 pub mod advise;
 pub mod find;
 mod flight;

@@ -14,12 +14,12 @@ use super::{
     memory::Memory,
 };
 use crate::{
-    cache::{Entry, RecordCache},
+    cache::{AccessCounter, Entry, RecordCache},
     clock,
     config::Cache as Settings,
     metrics::{CacheEvent, RecordCacheMetrics, Tier},
     record::cached::{self, INTERACTION_COUNT, Kind, Kinds, Plan, Stale},
-    store::{Store, StoreFault},
+    store::{Access, Store, StoreFault},
     vault::{Vault, VaultFault, has_sealed},
 };
 
@@ -96,6 +96,7 @@ struct Inner {
     memory: Memory,
     flights: Flights<Key, Loaded>,
     metrics: Vec<RecordCacheMetrics>,
+    access: Arc<AccessCounter>,
 }
 
 impl Reader {
@@ -104,7 +105,14 @@ impl Reader {
         let readables = Readables::new(&kinds);
         let metrics = readables.iter().map(|r| RecordCacheMetrics::new(&r.name)).collect();
         let memory = Memory::new(settings.memory.as_u64(), settings.memory_ttl);
-        Self(Arc::new(Inner { cache, store, kinds, vault, readables, memory, flights: Flights::new(), metrics }))
+        let access = AccessCounter::new(&settings.kinds);
+        let flights = Flights::new();
+        Self(Arc::new(Inner { cache, store, kinds, vault, readables, memory, flights, metrics, access }))
+    }
+
+    /// What it has counted; to be added to the fleet's counts now and then.
+    pub fn access(&self) -> &AccessCounter {
+        &self.0.access
     }
 
     /// Every kind that can be read.
@@ -126,6 +134,7 @@ impl Reader {
             let known = this.known(index, id, ask);
             this.metrics[index as usize].lookup(Tier::Memory, known.is_some());
             if let Some(held) = known {
+                this.count(readable, Tier::Memory, &held, ask);
                 return this.found(readable, Tier::Memory, held).await;
             }
         }
@@ -142,6 +151,7 @@ impl Reader {
         };
         let flight = this.flights.join(key.clone(), known, load, Err(ReadError::Broken));
         let (tier, held) = flight.await?;
+        this.count(readable, tier, &held, ask);
         this.found(readable, tier, held).await
     }
 }
@@ -155,6 +165,18 @@ impl Drop for Landing<'_> {
 }
 
 impl Inner {
+    /// Who asks for deleted records looks after them, and is no reader to judge a strategy by.
+    fn count(&self, readable: &Readable, tier: Tier, held: &Option<Arc<Held>>, ask: Ask) {
+        let Some(kind) = readable.cached.as_ref().filter(|_| !ask.deleted) else { return };
+        let access = match (held, tier) {
+            (None, _) => Access::Absent,
+            (Some(_), Tier::Memory) => Access::Memory,
+            (Some(_), Tier::Redis) => Access::Redis,
+            (Some(_), Tier::MongoDb) => Access::MongoDb,
+        };
+        self.access.read(kind, access, ask.full);
+    }
+
     /// The answer. No tier holds opened fields: they are opened for each reader.
     async fn found(
         &self,
@@ -293,6 +315,7 @@ impl Inner {
         if self.cache.is_away() {
             return;
         }
+        self.access.note(&entry.kind, Access::Fill, 1);
         if tokio::time::timeout(REDIS_WITHIN, self.cache.put(&[entry])).await.is_err() {
             self.cache.answered(false);
         }

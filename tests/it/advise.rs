@@ -1,9 +1,14 @@
 //! `contextd advise`: what the fleet counted, and what follows from it.
 
+use contextd::{cache::Written, read::Ask};
 use mongodb::bson::{DateTime, doc};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Env, now};
+use crate::{
+    harness::{Env, now},
+    tiers::Tiers,
+};
 
 fn counts(kind: &str, hours_ago: i64, fields: mongodb::bson::Document) -> mongodb::bson::Document {
     let hour = now().timestamp() / 3_600 - hours_ago;
@@ -20,7 +25,7 @@ fn of<'a>(advice: &'a Value, kind: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn advice_rests_on_what_the_fleet_counted() {
+async fn advice_follows_what_was_measured() {
     let env = Env::new().await;
     env.command(&["migrate"]).end().await.code(0);
     let sessions = (0..300).map(|i| {
@@ -87,4 +92,37 @@ async fn without_anything_counted_nothing_is_advised() {
         assert_eq!(kind["advised"], Value::Null, "{kind}");
     }
     assert!(env.command(&["advise"]).end().await.code(0).out.contains("too little data"));
+}
+
+#[tokio::test]
+async fn readers_and_writers_count_what_they_do() {
+    let env = Env::new().await;
+    let tiers = Tiers::new(&env).await;
+    let session = doc! { "_id": "s", "userId": "u", "state": "active", "metadata": {}, "_sync": { "rev": 1_i64 } };
+    env.coll("sessions").insert_one(&session).await.expect("inserted");
+    let written = || vec![Written { kind: "session".into(), document: session.clone() }];
+    for _ in 0..3 {
+        tiers.writer.after_write(written()).await;
+    }
+    let (part, whole) = (Ask::default(), Ask { full: true, ..Ask::default() });
+    // From Redis, from memory; whole from MongoDB, since only a part is cached; one that is not there.
+    for (id, ask) in [("s", part), ("s", part), ("s", whole), ("nobody", part), ("s", Ask { deleted: true, ..part })] {
+        tiers.reader.get("session", id, ask).await.expect("read");
+    }
+    // A kind that is not cached has no strategy to judge.
+    tiers.reader.get("hold", "h", part).await.expect("read");
+    tiers.reader.access().flush(&tiers.store, now()).await.expect("counted");
+    tiers.reader.access().flush(&tiers.store, now()).await.expect("nothing to count");
+    let stop = CancellationToken::new();
+    stop.cancel();
+    tiers.writer.repair(stop).await;
+    // A process of its own.
+    env.command(&["get", "session", "s"]).end().await.code(0);
+
+    let advice = env.command(&["advise", "--json"]).end().await.code(0).json();
+    let figures = &of(&advice, "session")["figures"];
+    let count = |name: &str| figures[name].as_u64().unwrap_or_else(|| panic!("{name}: {figures}"));
+    assert_eq!((count("reads"), count("writes"), count("wholeReads")), (5, 3, 1), "{figures}");
+    assert_eq!((count("memoryHits"), count("redisHits"), count("mongodbReads"), count("absentReads")), (1, 2, 1, 1));
+    assert_eq!(count("fills"), 1, "{figures}");
 }

@@ -89,7 +89,7 @@ impl Drop for HttpServer {
 }
 
 #[tokio::test]
-async fn every_tool_works_on_standard_input_and_output() {
+async fn an_independent_client_uses_every_tool() {
     let env = Env::new().await;
     let worker: Worker = env.worker("records").ready().await;
     let steps = json!([
@@ -123,6 +123,7 @@ async fn every_tool_works_on_standard_input_and_output() {
         call("recall", json!({ "query": "answers", "userId": "user-456" })),
         call("recall", json!({ "userId": "user-456", "importance": "high" })),
         call("recall", json!({ "relatedTo": "m1" })),
+        call("relate", json!({ "from": "int-789", "to": "m1", "relation": "DERIVED_FROM", "wait": true })),
     ]);
     let answer = stdio(&env, steps).await;
     assert_eq!(answer["server"], "contextd", "{answer}");
@@ -175,7 +176,21 @@ async fn every_tool_works_on_standard_input_and_output() {
     assert_eq!(important.iter().map(|h| &h["_id"]).collect::<Vec<_>>(), ["m1"]);
     let links = good(&answer, 15)["links"].as_array().expect("links");
     assert_eq!((links.len(), &links[0]["to"], &links[0]["relation"]), (1, &json!("int-789"), &json!("DERIVED_FROM")));
+    // Only the worker can know: who waits is told.
+    assert!(error(&answer, 16).contains("closes a circle"), "{answer}");
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_unreachable_service_is_said_and_survived() {
+    let env = Env::new()
+        .await
+        .set("redis.url", format!("redis://127.0.0.1:{}/0", ports::free()))
+        .set("redis.timeout", "500ms");
+    let save = call("save_memory", json!({ "type": "fact", "content": "x" }));
+    let answer = stdio(&env, json!([save, call("recall", json!({}))])).await;
+    assert!(error(&answer, 0).contains("Redis"), "{answer}");
+    assert_eq!(good(&answer, 1)["hits"], json!([]));
 }
 
 #[tokio::test]
@@ -209,7 +224,7 @@ async fn what_is_wrong_is_said_in_a_sentence() {
         "clock",
         "`wait` must be true or false",
         "`state`",
-        "there is no \"nobody\"",
+        "there is no session \"nobody\"",
         "`/type` must be \"fact\", \"preference\"",
         "`/confidence` must be at most 1",
         "the same",

@@ -1,6 +1,7 @@
 //! `contextd search` and `contextd related`.
 
-use mongodb::bson::{DateTime, Document, doc};
+use contextd::{config, store::Store, vault::Vault};
+use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde_json::{Value, json};
 
 use crate::harness::{Env, Event, PATIENCE, within};
@@ -39,7 +40,7 @@ fn ids(found: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn finds_by_text_and_by_what_it_is() {
+async fn text_and_filters_find_what_they_say() {
     let env = migrated().await;
     let records = [
         context("in-title", 1, doc! { "title": "Migration of the billing service", "userId": "u1", "tags": ["plan"] }),
@@ -206,7 +207,6 @@ async fn relations_are_followed_and_circles_end() {
         link("p", "CONTAINS", "a"),
         link("a", "RELATES_TO", "gone"),
         link("gone", "RELATES_TO", "behind"),
-        doc! { "_id": "#CONTAINS", "guard": true },
     ];
     env.coll("context_links").insert_many(links).await.expect("inserted");
     let way = |way: &str, depth| (way.to_owned(), depth);
@@ -266,4 +266,26 @@ async fn what_tasks_save_is_found() {
     .await;
     assert_eq!(ids(&found), ["c1", "m1"]);
     assert_eq!(related(&env, &["c1", "--relation", "INFLUENCES"]).await, [("c1>m1".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn sealed_fields_are_shown_opened_and_never_without_their_key() {
+    let key = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let env = Env::new().await;
+    env.command(&["migrate"]).end().await.code(0);
+    let config = config::load(None, env.variables().into_iter()).expect("valid settings");
+    let store = Store::new(&config.mongodb).await.expect("a usable URI");
+    let vault = Vault::new(&config::Encryption { keys: key.into() }, store).expect("a usable key");
+    let secret = Bson::from("the safe is behind the picture");
+    let sealed = vault.seal_field(None, "contexts", "m1", "content", &secret).await.expect("sealed");
+    let mut remembered = memory("m1", 1, doc! { "tags": ["house"] });
+    remembered.insert("content", sealed);
+    env.coll("contexts").insert_one(remembered).await.expect("inserted");
+
+    let opened = env.command(&["search", "--json", "house"]).set("encryption.keys", key).end().await.code(0).json();
+    assert_eq!(opened["hits"][0]["content"], "the safe is behind the picture");
+    assert_eq!(ids(&search(&env, &["picture"]).await), [""; 0], "what is sealed is not searched");
+    let keyless = env.command(&["search", "--json", "house"]).end().await;
+    assert_eq!(keyless.out, "");
+    assert!(keyless.code != 0 && keyless.err.contains("encryption.keys"), "{} {}", keyless.code, keyless.err);
 }

@@ -73,13 +73,16 @@ impl AccessCounter {
 
     /// Flushes every `every` until `stop`, and once more then. That MongoDB cannot be reached is others' to report.
     pub async fn keep(&self, store: &Store, every: Duration, stop: CancellationToken) {
-        while !stop.is_cancelled() {
+        loop {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(every) => {}
             }
             if let Err(fault) = self.flush(store, clock::now()).await {
                 tracing::debug!(error = %fault, "the counts of reads and writes are kept for later");
+            }
+            if stop.is_cancelled() {
+                return;
             }
         }
     }
