@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Event, in_seconds},
+    list_queue::number,
     records_common::{Ended, World, at, at_micros, rev, state, text},
     records_declared::{entries, task, types},
 };
@@ -54,7 +55,7 @@ async fn a_version_of_an_unknown_document_waits_and_then_dies() {
     assert_eq!(reason, "missing");
     assert!(error.contains("document"), "{error}");
     let letter = feed.dead("v1").await;
-    assert_eq!(letter.get_i64("attempts").or(letter.get_i32("attempts").map(i64::from)), Ok(5));
+    assert_eq!(number(&letter, "attempts"), 5);
     assert_eq!((feed.size("document_versions").await, feed.size("documents").await), (0, 0));
     assert_eq!(feed.objects(), [""; 0], "no content without a row");
 }
@@ -207,8 +208,8 @@ async fn a_task_cannot_say_what_the_worker_decides() {
         feed.apply(&[document(&format!("x{index}"), "d1").data("updatedAt", at(seconds)).data(name, value)]).await;
         let found = feed.record("documents", "d1").await;
         assert_eq!(state(&found), "active", "{name}");
-        assert!(found.get_str("currentVersionId") != Ok("v-none"), "{name}");
-        assert!(!found.contains_key("holdCount") || found.get_i64("holdCount") != Ok(7), "{name}");
+        assert!(found.get_str("currentVersionId").ok() != Some("v-none"), "{name}");
+        assert!(!found.contains_key("holdCount") || found.get_i64("holdCount").ok() != Some(7), "{name}");
     }
 }
 

@@ -11,7 +11,7 @@ use chrono::{DateTime, Duration, SecondsFormat, Utc};
 use mongodb::bson::{Bson, Document};
 use serde_json::Value;
 
-use crate::harness::{Env, Event, Metrics, Worker, now, services};
+use crate::harness::{Env, Event, Metrics, Worker, eventually, now, services, when};
 
 pub const QUEUE: &str = "records";
 
@@ -59,9 +59,26 @@ impl World {
         found
     }
 
+    /// Waits until the queue is empty and these workers have nothing in hand.
+    pub async fn settled(&self, workers: &[&Worker]) {
+        // Twice: a key that a worker renames while the keys are listed can escape one look.
+        for _ in 0..2 {
+            self.drained(QUEUE).await;
+            for worker in workers {
+                worker.at_rest().await;
+            }
+        }
+    }
+
     /// Pushes to the records' queue.
     pub async fn send(&self, events: &[Event]) {
         self.env.push(QUEUE, "normal", events).await;
+    }
+
+    /// What died, in short: event id, reason, error.
+    pub async fn letters(&self) -> Vec<String> {
+        let line = |d: &Document| format!("{} {}: {}", text(d, "eventId"), text(d, "reason"), text(d, "error"));
+        self.all("dead_letters").await.iter().map(line).collect()
     }
 
     /// With one worker on the records' queue.
@@ -156,12 +173,15 @@ impl Feed {
     /// Pushes these, waits until all are done, and says how they ended.
     pub async fn apply(&mut self, events: &[Event]) -> Ended {
         self.world.send(events).await;
+        let count = self.before.all() + events.len() as u64;
+        eventually("every task has ended", || async { when(Ended::of(&self.worker.metrics().await).all() >= count) })
+            .await;
         self.rest().await
     }
 
     /// Waits until everything is done; how the tasks since the last time ended.
     pub async fn rest(&mut self) -> Ended {
-        self.world.drained(QUEUE).await;
+        self.world.settled(&[&self.worker]).await;
         let now = Ended::of(&self.worker.at_rest().await);
         let ended = now - self.before;
         self.before = now;

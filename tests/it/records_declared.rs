@@ -6,7 +6,7 @@ use mongodb::bson::Document;
 use serde_json::json;
 
 use crate::{
-    harness::{Event, Run, services},
+    harness::{Event, ports, services},
     records_common::{Feed, World, at, rev, state},
 };
 
@@ -76,7 +76,7 @@ async fn an_operators_type_works_like_a_shipped_one() {
     feed.one(task("item.merge", "m-4", "k", 4).data("a", "four").data("b", "four"), "written").await;
     feed.one(task("item.merge", "m-3", "k", 3).data("a", "three"), "superseded").await;
     let found = feed.record("items", "k").await;
-    assert_eq!((found.get_str("a"), found.get_str("b"), rev(&found)), (Ok("five"), Ok("four"), 2));
+    assert_eq!((found.get_str("a").ok(), found.get_str("b").ok(), rev(&found)), (Some("five"), Some("four"), 2));
     feed.one(task("item.replace", "r-6", "k", 6).data("c", "six"), "written").await;
     let found = feed.record("items", "k").await;
     assert!(!found.contains_key("a") && !found.contains_key("b"), "{found}");
@@ -86,7 +86,7 @@ async fn an_operators_type_works_like_a_shipped_one() {
     feed.one(task("item.restore", "s-8", "k", 8), "written").await;
     let found = feed.record("items", "k").await;
     assert_ne!(state(&found), "deleted");
-    assert_eq!(found.get_str("c"), Ok("six"));
+    assert_eq!(found.get_str("c").ok(), Some("six"));
     feed.one(task("thing.insert", "i-1", "k", 1).data("a", 1), "written").await;
     feed.one(task("thing.insert", "i-1", "k", 1).data("a", 1), "duplicate").await;
     assert_eq!(feed.size("audit_log").await, 1);
@@ -105,7 +105,7 @@ async fn append_keeps_the_newest_in_order_and_each_once() {
     let journal = feed.record("journals", "k").await;
     assert_eq!(entries(&journal), [1, 2, 3]);
     let first = journal.get_array("entries").unwrap()[0].as_document().unwrap().clone();
-    assert_eq!(first.get_str("text"), Ok("entry 1"));
+    assert_eq!(first.get_str("text").ok(), Some("entry 1"));
     feed.one(entry("e-2", "k", 2), "duplicate").await;
     assert_eq!(feed.record("journals", "k").await, journal);
 
@@ -127,9 +127,7 @@ async fn a_burst_on_one_array_by_two_workers_loses_nothing() {
     let events: Vec<Event> = (0..600).map(|i| entry(&format!("e-{i}"), &format!("k{}", i % 3), i)).collect();
     feed.send(&events).await;
     feed.send(&events).await;
-    feed.world.drained("records").await;
-    feed.worker.at_rest().await;
-    other.at_rest().await;
+    feed.settled(&[&feed.worker, &other]).await;
     for key in 0..3 {
         let wanted: Vec<i64> = (0..600).filter(|i| i % 3 == key).collect();
         assert_eq!(entries(&feed.record("journals", &format!("k{key}")).await), wanted[195..], "key {key}");
@@ -147,17 +145,18 @@ async fn a_misdeclared_type_is_refused_at_start_with_the_line() {
     std::fs::write(dir.path().join("wrong.json"), r#"{"title":"note.save.v1","type":"objekt"}"#).unwrap();
     let file = |name: &str| dir.path().join(name).display().to_string();
     let good = |write: &str, more: &str| declaration("note.save.v1", &file("good.json"), write, more);
-    let shared = services::shared();
+    let world = World::new().await;
+    let mut wrong = String::new();
     for (toml, line, says) in [
         (good("merg", ""), 6, "merg"),
         (good("merge", "colour = \"red\"\n"), 8, "colour"),
-        (good("append", ""), 6, "array"),
-        (good("append", "array = \"notes\"\n"), 6, "keep"),
+        (good("append", ""), 1, "array"),
+        (good("append", "array = \"notes\"\n"), 1, "keep"),
         (good("append", "array = \"notes\"\nkeep = 0\n"), 9, "keep"),
-        (good("merge", "keep = 3\narray = \"notes\"\n"), 6, "append"),
+        (good("merge", "keep = 3\narray = \"notes\"\n"), 8, "keep"),
         (good("merge", "order = \"mark\"\n"), 8, "order"),
-        (good("merge", "queue = \"nowhere\"\n"), 8, "nowhere"),
-        (good("merge", "cache = \"nothing\"\n"), 8, "nothing"),
+        (good("merge", "queue = \"nowhere\"\n"), 8, "queue"),
+        (good("merge", "cache = \"nothing\"\n"), 8, "cache"),
         (good("merge", "create = [\"active\"]\n"), 8, "create"),
         (good("merge", "stamp = [\"mark\"]\n"), 8, "stamp"),
         (good("merge", "cascade = [\"documents.userId=deleted\"]\n"), 8, "cascade"),
@@ -166,30 +165,32 @@ async fn a_misdeclared_type_is_refused_at_start_with_the_line() {
         (good("merge", "").replace("[\"key\"]", "[]"), 5, "key"),
         (good("merge", "").replace("[\"key\"]", "[\"kee\"]"), 5, "kee"),
         (good("merge", "").replace("\"notes\"", "\"no$tes\""), 4, "collection"),
-        (good("merge", "").replace("\"notes\"", "\"dead_letters\""), 4, "dead_letters"),
-        (good("merge", "").replace("note.save.v1", "session.persist.v1"), 2, "session.persist.v1"),
-        (good("merge", "").replace("note.save.v1", "typing.context.v1"), 2, "typing.context.v1"),
-        (declaration("note.save.v1", &file("other.json"), "merge", ""), 3, "other.save.v1"),
-        (declaration("note.save.v1", &file("broken.json"), "merge", ""), 3, "broken.json"),
-        (declaration("note.save.v1", &file("wrong.json"), "merge", ""), 3, "wrong.json"),
-        (declaration("note.save.v1", &file("absent.json"), "merge", ""), 3, "absent.json"),
+        (good("merge", "").replace("\"notes\"", "\"dead_letters\""), 4, "collection"),
+        (good("merge", "").replace("note.save.v1", "session.persist.v1"), 2, "type"),
+        (good("merge", "").replace("note.save.v1", "typing.context.v1"), 2, "type"),
+        (declaration("note.save.v1", &file("other.json"), "merge", ""), 3, "schema"),
+        (declaration("note.save.v1", &file("broken.json"), "merge", ""), 3, "schema"),
+        (declaration("note.save.v1", &file("wrong.json"), "merge", ""), 3, "schema"),
+        (declaration("note.save.v1", &file("absent.json"), "merge", ""), 3, "schema"),
         (declaration("note.save.v1", "", "merge", ""), 3, "schema"),
         ("[records.note_save]\ntype = \"note.save.v1\"\nwrite = \"merge\"\n".to_owned(), 1, "collection"),
     ] {
-        let run = Run::new(&["run"]).set("redis.url", &shared.redis).set("mongodb.uri", &shared.mongodb).config(&toml);
-        let ended = run.end().await;
+        // It would end at once if it were accepted: its queue is empty.
+        let run = world.command(&["run", "--queues", "records", "--until-drained"]);
+        let ended = run.set("http.listen", format!("127.0.0.1:{}", ports::free())).config(&toml).end().await;
         let lines: Vec<usize> = ended
             .err
             .split(".toml:")
             .skip(1)
             .filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
             .collect();
-        assert_eq!(ended.code, 78, "{toml}\n{}", ended.err);
-        assert!(lines.contains(&line), "line {line} is not named for\n{toml}\n{}", ended.err);
-        ended.readable().says(&["note_save", says]);
+        let said = ["note_save", says].iter().all(|word| ended.err.contains(word));
+        if ended.code != 78 || !lines.contains(&line) || !said || ended.err.contains("panicked") {
+            wrong += &format!("exit {}, wanted line {line} and {says:?}:\n{toml}\n{}\n", ended.code, ended.err);
+        }
     }
-    let run = Run::new(&["check"]).set("redis.url", &shared.redis).set("mongodb.uri", &shared.mongodb);
-    run.config(&good("merge", "")).end().await.code(0);
+    assert!(wrong.is_empty(), "{wrong}");
+    world.command(&["check"]).config(&good("merge", "")).end().await.code(0);
 }
 
 /// Line 1 the section, 2 the type, 3 the schema, 4 the collection, 5 the key, 6 the write mode, 7 the queue, 8 and on `more`.
@@ -211,7 +212,8 @@ async fn a_schema_lies_beside_the_settings_file() {
     let data = r#"{"key":"k","seq":1,"text":"A note."}"#;
     let push = ["--config", &settings, "enqueue", "--type", "note.save.v1", "--id", "n-1", "--data", data];
     world.command(&push).end().await.code(0);
-    world.command(&["--config", &settings, "run", "--queues", "records", "--until-drained"]).end().await.code(0);
+    let run = world.command(&["--config", &settings, "run", "--queues", "records", "--until-drained"]);
+    run.set("http.listen", format!("127.0.0.1:{}", ports::free())).end().await.code(0);
     let found = world.one("notes", "k").await.expect("the note is there");
-    assert_eq!(found.get_str("text"), Ok("A note."));
+    assert_eq!(found.get_str("text").ok(), Some("A note."));
 }

@@ -123,7 +123,7 @@ async fn six_kills_of_workers_with_records_in_hand() {
         worker.at_rest().await;
         worker.stop().await;
     }
-    assert_eq!(world.size("dead_letters").await, 0, "KILL_SEED={seed} {:?}", world.all("dead_letters").await);
+    assert_eq!(world.size("dead_letters").await, 0, "KILL_SEED={seed} {:?}", world.letters().await);
     check(&world, size, seed).await;
 }
 

@@ -123,7 +123,7 @@ async fn a_claimed_session_cannot_be_claimed_by_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_claims_at_once_one_gets_all() {
     let world = World::new().await.set("queues.records.batch.tasks", 1);
-    let mut feed = world.feed().await;
+    let feed = world.feed().await;
     let other = feed.world.worker("records").ready().await;
     let mut events = Vec::new();
     for s in 0..10 {
@@ -139,9 +139,7 @@ async fn of_two_claims_at_once_one_gets_all() {
         .flat_map(|s| ["u1", "u2"].map(|user| claim(&format!("c-{s}-{user}"), &format!("s{s}"), user, 5)))
         .collect();
     feed.send(&claims).await;
-    feed.world.drained("records").await;
-    feed.worker.at_rest().await;
-    other.at_rest().await;
+    feed.settled(&[&feed.worker, &other]).await;
     assert_eq!(feed.size("dead_letters").await, 10);
     for s in 0..10 {
         let key = format!("s{s}");
@@ -267,10 +265,8 @@ async fn holds_are_counted_without_races() {
         );
     }
     feed.send(&events).await;
-    feed.world.drained("records").await;
-    feed.worker.at_rest().await;
-    other.at_rest().await;
-    assert_eq!(feed.size("dead_letters").await, 0, "{:?}", feed.all("dead_letters").await);
+    feed.settled(&[&feed.worker, &other]).await;
+    assert_eq!(feed.size("dead_letters").await, 0, "{:?}", feed.letters().await);
     let found = feed.record("documents", "d1").await;
     assert_eq!((number(&found, "holdCount"), text(&found, "title")), (20, "39"));
     assert_eq!(feed.size("holds").await, 40);

@@ -306,7 +306,7 @@ async fn the_examples_of_all_types_are_taken() {
     for event in samples {
         feed.world.push_bytes("records", "normal", &[event.to_string().into_bytes()]).await;
         let ended = feed.rest().await;
-        let dead = feed.all("dead_letters").await;
+        let dead = feed.letters().await;
         assert_eq!(ended, Ended { written: 1, ..Ended::default() }, "{event}\n{dead:?}");
     }
 }

@@ -208,7 +208,7 @@ async fn two_hundred_versions_at_once_get_two_hundred_numbers() {
             dead: all.dead + ended.dead,
         };
     }
-    assert_eq!(all, Ended { written: 202, duplicate: 200, ..Ended::default() }, "{:?}", feed.all("dead_letters").await);
+    assert_eq!(all, Ended { written: 202, duplicate: 200, ..Ended::default() }, "{:?}", feed.letters().await);
     println!("{busy} of 3 workers wrote");
     for (document, count, newest) in [("d1", 180, "v-198"), ("d2", 20, "v-199")] {
         let versions = chain(&feed, document).await;
@@ -260,10 +260,8 @@ async fn everything_about_one_document_at_once() {
         events.push(Event::new("document.save.v1", &format!("title-{i}"), title));
     }
     feed.send(&events).await;
-    feed.world.drained("records").await;
-    feed.worker.at_rest().await;
-    other.at_rest().await;
-    assert_eq!(feed.size("dead_letters").await, 0, "{:?}", feed.all("dead_letters").await);
+    feed.settled(&[&feed.worker, &other]).await;
+    assert_eq!(feed.size("dead_letters").await, 0, "{:?}", feed.letters().await);
     let versions = chain(&feed, "d1").await;
     assert_eq!(versions.len(), 60 + 9);
     for i in (2..60).step_by(3) {
