@@ -26,6 +26,11 @@ async fn with_contexts(count: usize) -> Feed {
     feed
 }
 
+/// How many relations there are.
+async fn links(feed: &Feed) -> u64 {
+    feed.coll("context_links").count_documents(doc! { "from": { "$exists": true } }).await.unwrap()
+}
+
 /// Everything that can be reached from `start` over `relation`, as a reader would ask for it.
 async fn reach(feed: &Feed, start: &str, relation: &str) -> Vec<String> {
     let pipeline = [
@@ -53,7 +58,7 @@ async fn relations_are_kept_once_and_read_back_as_a_graph() {
     feed.one(relate("a", "c0", "CONTAINS", "c1", 1), "duplicate").await;
     feed.one(relate("d", "c0", "CONTAINS", "c1", 5).data("weight", 0.9), "written").await;
     feed.one(relate("e", "c0", "CONTAINS", "c1", 4).data("weight", 0.1), "superseded").await;
-    assert_eq!(feed.size("context_links").await, 3);
+    assert_eq!(links(&feed).await, 3);
     let link = feed.coll("context_links").find_one(doc! { "from": "c0", "to": "c1" }).await.unwrap().unwrap();
     assert_eq!((link.get_f64("weight").ok(), link.get("updatedAt")), (Some(0.9), Some(&date_at(5))));
     assert_eq!(text(&link, "relation"), "CONTAINS");
@@ -79,7 +84,7 @@ async fn circles_are_refused_where_they_make_no_sense() {
         let (reason, error) = feed.dies(relate(&format!("self-{relation}"), "c0", relation, "c0", 9)).await;
         assert!(error.contains("from") || error.contains("itself"), "{reason}: {error}");
     }
-    assert_eq!(feed.size("context_links").await, 3 * 4 + 2 * 2);
+    assert_eq!(links(&feed).await, 3 * 4 + 2 * 2);
 }
 
 /// The last links of many circles, both ways at once by two workers: one of each pair is refused.
@@ -98,7 +103,8 @@ async fn circles_are_refused_when_they_close_from_both_sides_at_once() {
         .collect();
     feed.send(&events).await;
     feed.settled(&[&feed.worker, &other]).await;
-    assert_eq!((feed.size("context_links").await, feed.size("dead_letters").await), (40, 40));
+    assert_eq!((links(&feed).await, feed.size("dead_letters").await), (40, 40));
+    println!("{:?}", feed.coll("context_links").find_one(doc! { "from": { "$exists": false } }).await.unwrap());
 }
 
 #[tokio::test]
@@ -114,7 +120,7 @@ async fn documents_are_linked_across() {
     };
     feed.one(link("a", "d1", "d2"), "written").await;
     feed.dies(link("b", "d2", "d1")).await;
-    assert_eq!(feed.size("context_links").await, 1);
+    assert_eq!(links(&feed).await, 1);
 }
 
 /// However many touches: at most one write per interval.

@@ -252,7 +252,7 @@ impl Trial {
             }
             sent += part;
         }
-        self.world.drained(QUEUE).await;
+        self.world.settled(&self.workers.iter().collect::<Vec<_>>()).await;
         tasks.append(&mut firsts);
         self.check(round, &tasks).await;
     }
