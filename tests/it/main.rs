@@ -24,6 +24,7 @@ mod outages;
 mod records_bad;
 mod records_common;
 mod records_declared;
+mod records_faults;
 mod records_kills;
 mod records_links;
 mod records_model;

@@ -282,3 +282,98 @@ async fn bad_tasks_die_alone_in_their_batch() {
     }
     assert_eq!(text(&feed.dead("bad-4").await, "reason"), "unknown_type");
 }
+
+/// Parts of a key that run together are still different keys.
+#[tokio::test]
+async fn keys_that_look_alike_are_two_records() {
+    let mut feed = World::new().await.feed().await;
+    let contexts = ["a", "c", "a:RELATES_TO:b", "b:RELATES_TO:c"].map(|key| {
+        let data = json!({ "contextId": key, "type": "t", "content": key, "updatedAt": at(0) });
+        Event::new("context.save.v1", &format!("save-{}", key.replace(':', ".")), data)
+    });
+    feed.apply(&contexts).await;
+    let relate = |id: &str, from: &str, to: &str| {
+        let data = json!({ "from": from, "to": to, "relation": "RELATES_TO", "weight": 0.5, "updatedAt": at(1) });
+        Event::new("context.relate.v1", id, data)
+    };
+    feed.one(relate("one", "a:RELATES_TO:b", "c"), "written").await;
+    feed.one(relate("two", "a", "b:RELATES_TO:c"), "written").await;
+    let links = feed.coll("context_links").count_documents(doc! { "from": { "$exists": true } }).await.unwrap();
+    assert_eq!(links, 2);
+}
+
+/// Ids are names, not paths: whatever they hold, the content lies inside the store and is found again.
+#[tokio::test]
+async fn odd_ids_stay_inside_the_store() {
+    let mut feed = World::new().await.feed().await;
+    let odd = ["../../escape", "/etc/passwd", "..", ".", "a/b", "a\\b", "a%2Fb", "ä ö", "a b?c#d", "con:x", "x\ny"];
+    let events: Vec<Event> = odd
+        .iter()
+        .enumerate()
+        .map(|(i, id)| document(&format!("d{i}"), id).data("userId", *id).data("content", format!("Text {i}.")))
+        .collect();
+    assert_eq!(
+        feed.apply(&events).await,
+        Ended { written: odd.len() as u64, ..Ended::default() },
+        "{:?}",
+        feed.letters().await
+    );
+    let versions: Vec<Event> = odd
+        .iter()
+        .enumerate()
+        .map(|(i, id)| version(&format!("v{i}"), id).data("versionId", *id).data("content", format!("Version {i}.")))
+        .collect();
+    assert_eq!(
+        feed.apply(&versions).await,
+        Ended { written: odd.len() as u64, ..Ended::default() },
+        "{:?}",
+        feed.letters().await
+    );
+    let objects = feed.objects();
+    assert_eq!(objects.len(), 2 * odd.len(), "{objects:?}");
+    assert!(objects.iter().all(|key| key.starts_with("documents/") || key.starts_with("versions/")), "{objects:?}");
+    let around: Vec<_> = std::fs::read_dir(feed.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(around, ["objects"]);
+    for (i, id) in odd.iter().enumerate() {
+        for (collection, text) in [("documents", format!("Text {i}.")), ("document_versions", format!("Version {i}."))]
+        {
+            let found = feed.record(collection, id).await;
+            let hash = found.get_document("content").unwrap().get_str("hash").unwrap().to_owned();
+            assert_eq!(hash, blake3::hash(text.as_bytes()).to_hex().as_str(), "{collection} {id}");
+        }
+    }
+}
+
+/// Orders from before 1970, and numbers below zero, are orders like others.
+#[tokio::test]
+async fn old_orders_are_orders() {
+    let mut feed = World::new().await.feed().await;
+    let session = |id: &str, year: &str| {
+        let data = json!({ "sessionId": "s1", "status": id, "updatedAt": format!("{year}-06-01T00:00:00Z") });
+        Event::new("session.persist.v1", id, data)
+    };
+    feed.one(session("b", "1960"), "written").await;
+    feed.one(session("a", "1950"), "superseded").await;
+    feed.one(session("c", "1969"), "written").await;
+    feed.one(session("d", "1971"), "written").await;
+    feed.one(session("e", "1969"), "superseded").await;
+    assert_eq!(text(&feed.record("sessions", "s1").await, "status"), "d");
+    // So far back that no clock holds it: refused, not wrapped.
+    let ended = feed.apply(&[session("z", "0001")]).await;
+    assert_eq!(ended.written, 0, "{ended:?}");
+    assert_eq!(text(&feed.record("sessions", "s1").await, "status"), "d");
+}
+
+#[tokio::test]
+async fn a_number_too_large_for_an_order_dies() {
+    let world = World::new().await;
+    let toml = types(world.dir());
+    let mut feed = world.feed_with(&toml).await;
+    feed.one(task("item.merge", "ok", "k", (1 << 52) - 1).data("a", "largest"), "written").await;
+    for (id, seq) in [("a", 1i64 << 52), ("b", i64::MAX)] {
+        let (reason, error) = feed.dies(task("item.merge", id, "k", seq).data("a", "more")).await;
+        assert_eq!(reason, "schema");
+        assert!(error.contains("seq"), "{error}");
+    }
+    assert_eq!(feed.record("items", "k").await.get_str("a").ok(), Some("largest"));
+}

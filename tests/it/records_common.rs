@@ -23,9 +23,13 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        Self::in_env(Env::new().await)
+    }
+
+    /// In a world on servers of the test's own.
+    pub fn in_env(env: Env) -> Self {
         let dir = services::scratch();
-        let env = Env::new()
-            .await
+        let env = env
             .set("content.url", dir.path().join("objects").display())
             // What is missing is asked for five times; tests do not wait minutes for that.
             .set("retry.base", "40ms")
@@ -84,6 +88,12 @@ impl World {
     /// With one worker on the records' queue.
     pub async fn feed(self) -> Feed {
         let worker = self.env.worker(QUEUE).ready().await;
+        Feed { world: self, worker, before: Ended::default() }
+    }
+
+    /// As [`World::feed`], without waiting until the worker is ready.
+    pub async fn feed_unready(self) -> Feed {
+        let worker = self.env.worker(QUEUE).start();
         Feed { world: self, worker, before: Ended::default() }
     }
 
