@@ -344,19 +344,19 @@ async fn odd_ids_stay_inside_the_store() {
     }
 }
 
-/// Orders from before 1970, and numbers below zero, are orders like others.
 #[tokio::test]
-async fn old_orders_are_orders() {
+async fn an_order_from_before_1970_dies_and_older_ones_are_orders() {
     let mut feed = World::new().await.feed().await;
     let session = |id: &str, year: &str| {
         let data = json!({ "sessionId": "s1", "status": id, "updatedAt": format!("{year}-06-01T00:00:00Z") });
         Event::new("session.persist.v1", id, data)
     };
-    feed.one(session("b", "1960"), "written").await;
-    feed.one(session("a", "1950"), "superseded").await;
-    feed.one(session("c", "1969"), "written").await;
-    feed.one(session("d", "1971"), "written").await;
-    feed.one(session("e", "1969"), "superseded").await;
+    feed.one(session("c", "1975"), "written").await;
+    feed.one(session("d", "1978"), "written").await;
+    feed.one(session("e", "1971"), "superseded").await;
+    let (reason, error) = feed.dies(session("b", "1960")).await;
+    assert_eq!(reason, "schema");
+    assert!(error.contains("1970"), "{error}");
     assert_eq!(text(&feed.record("sessions", "s1").await, "status"), "d");
     // So far back that no clock holds it: refused, not wrapped.
     let ended = feed.apply(&[session("z", "0001")]).await;

@@ -104,7 +104,6 @@ async fn circles_are_refused_when_they_close_from_both_sides_at_once() {
     feed.send(&events).await;
     feed.settled(&[&feed.worker, &other]).await;
     assert_eq!((links(&feed).await, feed.size("dead_letters").await), (40, 40));
-    println!("{:?}", feed.coll("context_links").find_one(doc! { "from": { "$exists": false } }).await.unwrap());
 }
 
 #[tokio::test]

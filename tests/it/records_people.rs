@@ -183,16 +183,66 @@ async fn a_deleted_user_takes_documents_and_sessions_along() {
     assert_eq!(state(&feed.record("documents", "d0").await), "deleted");
 }
 
+/// Found by a keyed hash where the addresses are encrypted.
 #[tokio::test]
 async fn no_two_users_have_one_email() {
-    let mut feed = World::new().await.feed().await;
-    feed.one(user("a", "u1", 1), "written").await;
-    let ended = feed.apply(&[user("b", "u2", 2).data("email", "u1@example.org"), user("c", "u3", 2)]).await;
-    assert_eq!(ended, Ended { written: 1, dead: 1, ..Ended::default() });
-    let letter = feed.dead("b").await;
-    assert_eq!(text(&letter, "reason"), "rejected", "{letter}");
-    assert!(!text(&letter, "error").contains("u1@example.org"), "{letter}");
-    feed.one(user("d", "u1", 3).data("firstName", "B"), "written").await;
+    let keys = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for world in [World::new().await, World::new().await.set("encryption.keys", keys)] {
+        let mut feed = world.feed().await;
+        feed.one(user("a", "u1", 1), "written").await;
+        let ended = feed.apply(&[user("b", "u2", 2).data("email", "u1@example.org"), user("c", "u3", 2)]).await;
+        assert_eq!(ended, Ended { written: 1, dead: 1, ..Ended::default() });
+        let letter = feed.dead("b").await;
+        assert_eq!(text(&letter, "reason"), "rejected", "{letter}");
+        assert!(!text(&letter, "error").contains("u1@example.org"), "{letter}");
+        feed.one(user("d", "u1", 3).data("firstName", "B"), "written").await;
+        // Given up by the one, free for the other.
+        feed.one(user("e", "u1", 4).data("email", "new@example.org"), "written").await;
+        feed.one(user("f", "u2", 5).data("email", "u1@example.org"), "written").await;
+    }
+}
+
+/// Neither MongoDB nor Redis sees what is declared sensitive.
+#[tokio::test]
+async fn personal_data_is_sealed_wherever_it_lies() {
+    let keys = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let mut feed = World::new().await.set("encryption.keys", keys).feed().await;
+    let names = user("a", "u1", 1).data("firstName", "Quinevere").data("lastName", "Oddfellow");
+    feed.one(names.clone().data("email", "quinevere@example.org").with("tenant", "acme"), "written").await;
+    let secrets = ["Quinevere", "Oddfellow", "quinevere@example.org"];
+    let stored = mongodb::bson::serialize_to_vec(&feed.record("users", "u1").await).unwrap();
+    let mut seen = vec![("MongoDB".to_owned(), stored)];
+    let mut redis = feed.redis();
+    for key in feed.keys("cache:*").await {
+        let value: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut redis).await.unwrap();
+        seen.push((key, value));
+    }
+    for (place, bytes) in &seen {
+        for secret in secrets {
+            let there = bytes.windows(secret.len()).any(|part| part.eq_ignore_ascii_case(secret.as_bytes()));
+            assert!(!there, "{place} shows {secret}");
+        }
+    }
+    let read = |settings: &[(&str, &str)]| {
+        let run = feed.command(&["get", "user", "u1", "--json"]);
+        settings.iter().fold(run, |run, (name, value)| run.set(name, value))
+    };
+    let open = read(&[]).end().await.code(0).json().to_string();
+    assert!(secrets.iter().all(|secret| open.contains(secret)), "{open}");
+    // Without the key, or with a wrong one of the same name: said, never shown.
+    for wrong in
+        ["", "k1:MAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "k2:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="]
+    {
+        let ended = read(&[("encryption.keys", wrong)]).end().await.readable();
+        assert_ne!(ended.code, 0, "{wrong:?}: {}", ended.out);
+        assert!(!secrets.iter().any(|secret| ended.out.contains(secret) || ended.err.contains(secret)));
+        assert!(ended.err.contains("k1") || ended.err.contains("encryption"), "{}", ended.err);
+    }
+    // A redelivery of what is sealed differently each time is a redelivery all the same.
+    let before = feed.record("users", "u1").await;
+    let ended = feed.apply(&[names.data("email", "quinevere@example.org").with("tenant", "acme")]).await;
+    assert_eq!((ended.written, ended.duplicate + ended.superseded), (0, 1), "{ended:?}");
+    assert_eq!(feed.record("users", "u1").await, before);
 }
 
 fn place(id: &str, hold: &str, kind: &str, entity: &str, seconds: i64) -> Event {

@@ -133,6 +133,27 @@ async fn of_equals_the_same_one_wins_in_either_order() {
     assert_eq!(text(&found, "status"), text(&also, "status"));
 }
 
+/// Equals that came in one batch: each of them once more, alone, changes nothing.
+#[tokio::test]
+async fn of_equals_in_one_batch_a_redelivery_changes_nothing() {
+    let mut feed = World::new().await.feed().await;
+    let tasks: Vec<Event> = (0..60)
+        .map(|i| {
+            let data = json!({ "sessionId": format!("s{}", i % 20), "status": format!("{i}"), "updatedAt": at(5) });
+            Event::new("session.persist.v1", &format!("equal-{i}"), data)
+        })
+        .collect();
+    feed.apply(&tasks).await;
+    let statuses = |records: Vec<mongodb::bson::Document>| -> std::collections::BTreeMap<String, String> {
+        records.iter().map(|r| (text(r, "_id").to_owned(), text(r, "status").to_owned())).collect()
+    };
+    let before = statuses(feed.all("sessions").await);
+    for event in tasks.iter().rev() {
+        feed.apply(std::slice::from_ref(event)).await;
+    }
+    assert_eq!(statuses(feed.all("sessions").await), before);
+}
+
 #[tokio::test]
 async fn without_its_order_field_the_time_of_the_event_counts() {
     let mut feed = World::new().await.feed().await;
