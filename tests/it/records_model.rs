@@ -192,7 +192,7 @@ struct Trial {
 }
 
 impl Trial {
-    async fn new(seed: u64) -> Self {
+    async fn new(seed: u64, batch: usize) -> Self {
         println!("MODEL_SEED={seed}");
         let world = World::new()
             .await
@@ -201,7 +201,7 @@ impl Trial {
             .set("retry.crashes", 100)
             .set("retry.attempts", 20)
             // Small batches: more of them meet.
-            .set("queues.records.batch.tasks", [3, 20, 500][seed as usize % 3]);
+            .set("queues.records.batch.tasks", batch);
         let toml = types(world.dir());
         let mut trial = Self { world, toml, workers: vec![], seed };
         for _ in 0..2 {
@@ -290,6 +290,22 @@ impl Trial {
         assert!(wrong.is_empty() && dead.is_empty(), "MODEL_SEED={} {}\n{wrong}{dead:?}", self.seed, round.name);
     }
 
+    /// What producers have said, of the records whose key begins with `prefix`.
+    async fn visible(&self, prefix: &str) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        for collection in ["items", "journals"] {
+            for record in self.world.all(collection).await {
+                let key = record.get_str("_id").expect("a string").to_owned();
+                if key.starts_with(prefix) {
+                    let fields = FIELDS.map(|field| record.get(field).cloned());
+                    let what = format!("{fields:?} {:?} {:?}", record.get("seq"), record.get("entries"));
+                    found.insert(format!("{collection}/{key}"), what);
+                }
+            }
+        }
+        found
+    }
+
     async fn end(self) {
         for mut worker in self.workers {
             worker.becomes_ready().await;
@@ -308,7 +324,7 @@ async fn rounds(default: usize, kill_every: usize) {
     let seed = given("MODEL_SEED").unwrap_or_else(rand::random);
     let rounds = given("MODEL_ROUNDS").map_or(default, |n| n as usize);
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut trial = Trial::new(seed).await;
+    let mut trial = Trial::new(seed, [3, 20, 500][rng.random_range(0..3)]).await;
     for number in 0..rounds {
         let round = Round::new(number, &mut rng, number % kill_every == kill_every - 1);
         trial.round(&round, &mut rng).await;
@@ -325,6 +341,44 @@ async fn random_tasks_come_out_as_the_model_says() {
 #[ignore = "takes minutes: cargo test --test it -- --ignored many_random_tasks"]
 async fn many_random_tasks_come_out_as_the_model_says() {
     rounds(400, 8).await;
+}
+
+/// The same tasks in two worlds, in another order and number, many of them of one order: the records are the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_worlds_converge() {
+    let given = var("MODEL_SEED").and_then(|v| v.parse::<u64>().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    let mut rng = StdRng::seed_from_u64(seed);
+    // In one batch, the later one of equals wins: each comes in a batch of its own.
+    let trials = [Trial::new(seed, 1).await, Trial::new(seed, 1).await];
+    for round in 0..6 {
+        let tasks: Vec<Task> = (0..150)
+            .map(|index| {
+                let what = [What::Merge, What::Merge, What::Replace, What::Append][rng.random_range(0..4)];
+                let fields: Vec<&str> = FIELDS.into_iter().filter(|_| rng.random_bool(0.5)).collect();
+                let key = format!("w{round}-k{}", rng.random_range(0..4));
+                Task { what, id: format!("w{round}-{index}"), key, seq: rng.random_range(0..8), fields }
+            })
+            .collect();
+        let mut seen = Vec::new();
+        for trial in &trials {
+            let mut deliveries = tasks.clone();
+            deliveries.extend(tasks.iter().filter(|_| rng.random_bool(0.3)).cloned());
+            shuffle(&mut deliveries, &mut rng);
+            let mut rest = &deliveries[..];
+            while !rest.is_empty() {
+                let (part, more) = rest.split_at(rng.random_range(1..=40).min(rest.len()));
+                trial.world.send(&part.iter().map(Task::event).collect::<Vec<_>>()).await;
+                rest = more;
+            }
+            trial.world.settled(&trial.workers.iter().collect::<Vec<_>>()).await;
+            seen.push(trial.visible(&format!("w{round}-")).await);
+        }
+        for (key, record) in &seen[0] {
+            assert_eq!(Some(record), seen[1].get(key), "MODEL_SEED={seed} {key}");
+        }
+        assert_eq!(seen[0].len(), seen[1].len(), "MODEL_SEED={seed}");
+    }
 }
 
 /// The checks are checked: what a wrong worker would leave is found.
