@@ -206,7 +206,8 @@ impl Env {
         let what = format!("nothing of {queue} is left in Redis");
         let wait = within(limit, &what, || async {
             let left = self.left(queue).await;
-            let done = left.is_empty();
+            // Looked at twice: a list that is renamed while the keys are listed can escape one look.
+            let done = left.is_empty() && self.left(queue).await.is_empty();
             last.replace(left);
             when(done)
         });
