@@ -35,6 +35,13 @@ impl CacheWriter {
         tokio::join!(counts, self.mend_until(done));
     }
 
+    /// Adds what was written to the fleet's counts now; what cannot be added is lost with the process.
+    pub async fn count(&self, now: DateTime<Utc>) {
+        if let Err(fault) = self.0.access.flush(&self.0.store, now).await {
+            tracing::debug!(%fault, "the last counts of writes are lost");
+        }
+    }
+
     async fn mend_until(&self, done: CancellationToken) {
         loop {
             tokio::select! {

@@ -51,6 +51,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// After the drain's deadline: how long giving back may take.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
+/// At the end: how long the last counts of writes may take. They are figures to judge by, and no reason to linger.
+const COUNT_WITHIN: Duration = Duration::from_millis(500);
+
 /// What `contextd run` was asked for.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
@@ -168,6 +171,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         // Nobody else may be there to bring the caches in step.
         let _ = tokio::time::timeout(GIVE_BACK, caches.repair_once(clock::now())).await;
     }
+    let _ = tokio::time::timeout(COUNT_WITHIN, caches.count(clock::now())).await;
     shared.done.cancel();
     let _ = tokio::time::timeout(GIVE_BACK, server).await;
     result

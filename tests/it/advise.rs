@@ -2,11 +2,11 @@
 
 use contextd::{cache::Written, read::Ask};
 use mongodb::bson::{DateTime, doc};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    harness::{Env, now},
+    harness::{Env, Event, in_seconds, now},
     tiers::Tiers,
 };
 
@@ -92,6 +92,19 @@ async fn without_anything_counted_nothing_is_advised() {
         assert_eq!(kind["advised"], Value::Null, "{kind}");
     }
     assert!(env.command(&["advise"]).end().await.code(0).out.contains("too little data"));
+}
+
+#[tokio::test]
+async fn a_worker_leaves_its_counts_when_it_ends() {
+    let env = Env::new().await;
+    let save = |i: usize| {
+        Event::new("session.persist.v1", &format!("e{i}"), json!({ "sessionId": format!("s{i}"), "status": "active" }))
+            .with("time", in_seconds(0))
+    };
+    env.push("records", "normal", &[save(1), save(2), save(3)]).await;
+    env.drain("records").await;
+    let advice = env.command(&["advise", "--json"]).end().await.code(0).json();
+    assert_eq!(of(&advice, "session")["figures"]["writes"], 3, "{advice}");
 }
 
 #[tokio::test]
