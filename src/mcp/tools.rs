@@ -130,6 +130,12 @@ async fn prepared(server: &Server, name: &str, kind: &str, mut given: Map<String
                 server.must_be_there("session", id).await?;
             }
         }
+        "persist_evaluation" => {
+            let text = |name: &str| given.get(name).and_then(Value::as_str);
+            if let (Some(kind @ ("session" | "interaction")), Some(id)) = (text("entityType"), text("entityId")) {
+                server.must_be_there(kind, id).await?;
+            }
+        }
         _ => {}
     }
     server.write(kind, given).await

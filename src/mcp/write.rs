@@ -34,6 +34,7 @@ struct Pushed {
     queue: String,
     collection: &'static str,
     key: String,
+    /// The record shows the task when its newest clock is this one or newer.
     clock: i64,
 }
 
@@ -97,7 +98,9 @@ impl Server {
             return Err("`from` and `to` are the same: nothing can be related to itself".into());
         }
         let change = Change::of(declared, task, now, self.config.limits.clock_skew);
-        change.map(|(key, change)| (key, change.clock.0)).map_err(|e| e.to_string())
+        let (key, change) = change.map_err(|e| e.to_string())?;
+        // What is written once stays as its first task made it, whenever that was.
+        Ok((key, if declared.write == WriteMode::Insert { i64::MIN } else { change.clock.0 }))
     }
 
     fn check_strategy(&self, declared: &RecordType, data: &Value) -> Result<(), String> {

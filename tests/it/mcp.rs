@@ -124,6 +124,7 @@ async fn an_independent_client_uses_every_tool() {
         call("recall", json!({ "userId": "user-456", "importance": "high" })),
         call("recall", json!({ "relatedTo": "m1" })),
         call("relate", json!({ "from": "int-789", "to": "m1", "relation": "DERIVED_FROM", "wait": true })),
+        call("persist_interaction", json!({ "interactionId": "int-789", "sessionId": "other", "wait": true })),
     ]);
     let answer = stdio(&env, steps).await;
     assert_eq!(answer["server"], "contextd", "{answer}");
@@ -178,6 +179,7 @@ async fn an_independent_client_uses_every_tool() {
     assert_eq!((links.len(), &links[0]["to"], &links[0]["relation"]), (1, &json!("int-789"), &json!("DERIVED_FROM")));
     // Only the worker can know: who waits is told.
     assert!(error(&answer, 16).contains("closes a circle"), "{answer}");
+    assert_eq!(good(&answer, 17)["visible"], true, "an interaction is written once: {answer}");
     worker.stop().await;
 }
 
@@ -209,6 +211,7 @@ async fn what_is_wrong_is_said_in_a_sentence() {
         call("save_memory", json!({ "type": "fact", "content": "x", "confidence": 1.1 })),
         call("relate", json!({ "from": "a", "to": "a", "relation": "CONTAINS" })),
         call("persist_evaluation", json!({ "entityId": "s", "entityType": "user", "evaluationData": {} })),
+        call("persist_evaluation", json!({ "entityId": "nobody", "entityType": "interaction", "evaluationData": {} })),
         call("recall", json!({ "limit": 1_000 })),
         call("recall", json!({ "colour": "red" })),
         call("recall", json!({ "after": "garbage" })),
@@ -229,6 +232,7 @@ async fn what_is_wrong_is_said_in_a_sentence() {
         "`/confidence` must be at most 1",
         "the same",
         "`/entityType` must be \"session\" or \"interaction\"",
+        "there is no interaction \"nobody\"",
         "`limit` must be from 1 to 200",
         "unknown field `colour`",
         "`next`",
@@ -240,7 +244,7 @@ async fn what_is_wrong_is_said_in_a_sentence() {
     {
         assert!(error(&answer, i).contains(part), "step {i}: {part}\n{answer}");
     }
-    let pushed = good(&answer, 16);
+    let pushed = good(&answer, 17);
     assert_eq!((&pushed["queue"], &pushed["visible"]), (&json!("records"), &json!(false)));
     assert_eq!(env.count("LLEN", &env.key("records", "normal")).await, 1);
     let unknown = stdio(&env, json!([call("forget", json!({}))])).await;
