@@ -50,17 +50,27 @@ impl Stores {
         if self.migrate {
             self.bring_up_to_date(&mut limit).await?;
         }
-        // Sealed fields that no key opens would be found out one by one.
-        match self.vault.check().await {
-            Ok(()) => {}
-            Err(fault) if fault.is_transient() => {
-                self.health.unready("mongodb", &fault.to_string(), clock::now());
-                return Err(self.unreachable());
-            }
-            Err(fault) => return Err(RunError::Configuration(fault.to_string())),
-        }
+        self.keys_fit(&mut limit).await?;
         self.health.ready("mongodb", clock::now());
         Ok(())
+    }
+
+    /// Sealed fields that no key opens would be found out one by one.
+    async fn keys_fit(&self, limit: &mut std::pin::Pin<&mut tokio::time::Sleep>) -> Result<(), RunError> {
+        loop {
+            let checked = tokio::select! {
+                checked = self.vault.check() => checked,
+                () = &mut *limit => return Err(self.unreachable()),
+            };
+            match checked {
+                Ok(()) => return Ok(()),
+                Err(fault) if fault.is_transient() => {
+                    self.health.unready("mongodb", &fault.to_string(), clock::now());
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Err(fault) => return Err(RunError::Configuration(fault.to_string())),
+            }
+        }
     }
 
     /// Takes the missing steps of the schema.

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, RawDocumentBuf, doc, spec::ElementType};
 use serde_json::{Value, json};
 
-use crate::harness::{Env, Event, eventually, when};
+use crate::harness::{Env, Event, MongodServer, eventually, services, when};
 
 const K1: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const K2: &str = "k2:IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -75,7 +75,7 @@ fn is_sealed(row: &Document, field: &str) -> bool {
 }
 
 #[tokio::test]
-async fn with_a_key_no_plain_text_is_in_mongodb_or_redis_and_readers_see_it_all_the_same() {
+async fn nothing_plain_is_left_in_mongodb_or_redis() {
     let env = sealed_world().await;
     let ann = json!({ "email": "Ann.Lee@secret.example", "firstName": "Annabelle", "lastName": "Leeward", "accountStatus": "active" });
     let of_acme =
@@ -322,4 +322,34 @@ async fn a_dead_letter_keeps_the_original_bytes_whatever_they_hold() {
     assert!(holds(&stored(&env).await, "secret-name"));
     env.command(&["dead", "purge", "--queue", "records"]).end().await.code(0);
     eventually("the purged letter is gone", || async { when(!holds(&stored(&env).await, "secret-name")) }).await;
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_had_for_a_while_are_waited_for() {
+    let Some(mut mongod) = MongodServer::start().await else { return };
+    let env = Env::on(&services::shared().redis, &mongod.uri()).await;
+    let env = env.set("mongodb.timeout", "2s").set("encryption.keys", K1);
+    let mut worker = env.worker("records").ready().await;
+    mongod.kill();
+    // Tenants that have no key yet: nothing can be sealed for them while MongoDB is away.
+    let users: Vec<Event> = (0..30)
+        .map(|i| {
+            let id = format!("u{i}");
+            user(&id, &id, 1, json!({ "email": format!("{id}@secret.example") })).with("tenant", format!("t{i}"))
+        })
+        .collect();
+    env.push("records", "normal", &users).await;
+    let reasons = worker.becomes_unready().await;
+    assert!(reasons.contains("MongoDB"), "{reasons}");
+    assert!(!reasons.contains("secret.example"), "{reasons}");
+    mongod.restart();
+    mongod.is_primary().await;
+    worker.becomes_ready().await;
+    env.drained("records").await;
+    env.size_is("users", 30).await;
+    assert_eq!((env.size("data_keys").await, env.size("dead_letters").await), (30, 0));
+    let metrics = worker.at_rest().await;
+    assert_eq!(metrics.sum("task_retries_total", &[]), 0.0, "an outage is no attempt");
+    assert!(!holds(&stored(&env).await, "secret.example"));
+    worker.stop().await;
 }
