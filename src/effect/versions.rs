@@ -1,0 +1,375 @@
+//! Versions of a document: numbers, the current one, and how new ones get in.
+//!
+//! The number, the row and the document's pointer change in one transaction, and every such transaction writes the
+//! document's row: numbers have no gaps and no twins, whoever else saves at the same time. A version that others are
+//! stored as a difference to is looked at in the same transaction; who removes one has to write the document's row, too.
+
+use std::collections::{HashMap, HashSet};
+
+use mongodb::bson::{Bson, Document, doc};
+
+use super::{
+    Patience, Planned, Records,
+    content::{failed, owner, remove, stored, to_row},
+    patiently,
+    records::missing,
+};
+use crate::{
+    content::{ContentRef, Sealing, described, key},
+    metrics::Outcome,
+    record::{Clock, SYNC, Sync, is_fenced},
+    store::{DOCUMENT_VERSIONS, DOCUMENTS, Refusal, Rows, RowsError, transact},
+    task::Reason,
+};
+
+/// Versions of one transaction.
+const PAGE: usize = 100;
+/// A base that is removed meanwhile makes the contents be stored anew; so often at most before the task is tried later.
+const ROUNDS: usize = 8;
+
+/// A version to be made.
+#[derive(Debug, Clone)]
+pub struct New<'a> {
+    pub position: usize,
+    pub id: String,
+    /// Its task, `id@source`.
+    pub task: String,
+    pub clock: Clock,
+    /// What its row holds beside its ids, number and content.
+    pub fields: Document,
+    pub text: Vec<u8>,
+    pub sealing: Sealing<'a>,
+}
+
+impl New<'_> {
+    /// Suggestions wait for their decision; all others become the current version.
+    fn becomes_current(&self) -> bool {
+        self.fields.get_str("kind").is_ok_and(|kind| kind != AI)
+    }
+}
+
+pub const AI: &str = "ai";
+
+/// A version whose content is in the object store.
+struct Stored<'a> {
+    new: &'a New<'a>,
+    content: ContentRef,
+    /// The hash of what it is a difference to.
+    base_hash: Option<String>,
+    /// Whose it was, for its key.
+    owner: String,
+}
+
+impl<'a> Stored<'a> {
+    fn loose(&self) -> (&'a str, String) {
+        (&self.new.id, self.content.key.clone())
+    }
+}
+
+enum Committed {
+    /// One end for each version, in their order.
+    Ends(Vec<Outcome>),
+    /// What a version is a difference to has gone, or the document has, or got another owner.
+    Again,
+}
+
+/// Makes versions of one document, in their order.
+pub async fn make(
+    records: &Records,
+    document: &str,
+    new: &[New<'_>],
+    patience: &Patience<'_>,
+) -> Vec<(usize, Planned)> {
+    let mut planned = Vec::with_capacity(new.len());
+    for page in new.chunks(PAGE) {
+        match make_page(records, document, page, patience).await {
+            Ok(ends) => planned.extend(ends),
+            // One of them cannot be written: the others are all the same.
+            Err(_) if page.len() > 1 => {
+                for alone in page {
+                    let ends = make_page(records, document, std::slice::from_ref(alone), patience).await;
+                    planned.extend(ends.unwrap_or_else(|text| vec![refused(alone, text)]));
+                }
+            }
+            Err(text) => planned.extend(page.iter().map(|new| refused(new, text.clone()))),
+        }
+    }
+    planned
+}
+
+fn refused(new: &New<'_>, text: String) -> (usize, Planned) {
+    (new.position, Planned::Dead(Reason::Rejected, text))
+}
+
+/// `Err`: MongoDB refuses them for good; nothing was written.
+async fn make_page(
+    records: &Records,
+    document: &str,
+    page: &[New<'_>],
+    patience: &Patience<'_>,
+) -> Result<Vec<(usize, Planned)>, String> {
+    let mut planned: Vec<(usize, Planned)> = Vec::new();
+    let mut open: Vec<&New<'_>> = page.iter().collect();
+    let mut loose: Vec<(&str, String)> = Vec::new();
+    for _ in 0..ROUNDS {
+        let Some(looked) = patiently!(patience, "mongodb", look(records, document, &open)) else { break };
+        open.retain(|new| match looked.end(document, new) {
+            Some(plan) => {
+                planned.push((new.position, plan));
+                false
+            }
+            None => true,
+        });
+        let Some(row) = looked.row.filter(|_| !open.is_empty()) else { return Ok(planned) };
+        let ready = store(records, document, &row, looked.base, &mut open, &mut planned, patience).await;
+        if ready.is_empty() {
+            return Ok(planned);
+        }
+        let mut sent = false;
+        let committed = patiently!(patience, "mongodb", async {
+            let done = transact!(records.store, rows, commit(&mut rows, document, &ready, sent)).refusal();
+            // Whether a commit without an answer took place, is unknown: what is found next time was written.
+            sent = true;
+            done
+        });
+        match committed {
+            None => break,
+            Some(Err(text)) => return Err(text),
+            Some(Ok(Committed::Again)) => loose.extend(ready.iter().map(Stored::loose)),
+            Some(Ok(Committed::Ends(ends))) => {
+                let lost = ready.iter().zip(&ends).filter(|(_, end)| **end != Outcome::Written);
+                loose.extend(lost.map(|(stored, _)| stored.loose()));
+                tidy(records, &loose, patience).await;
+                planned.extend(ready.iter().zip(ends).map(|(s, end)| (s.new.position, Planned::Done(end))));
+                return Ok(planned);
+            }
+        }
+    }
+    // The worker stops, or others got in the way again and again: they are given back.
+    planned.extend(open.iter().map(|new| (new.position, Planned::Released)));
+    Ok(planned)
+}
+
+/// What is there of a document before versions are made.
+struct Looked {
+    row: Option<Document>,
+    purged: bool,
+    /// The versions' ids that are taken, and the purged ones.
+    versions: HashMap<String, Document>,
+    gone: HashSet<String>,
+    /// The newest version that is a full copy.
+    base: Option<Base>,
+}
+
+/// A version that others can be stored as a difference to.
+#[derive(Debug, Clone)]
+struct Base {
+    id: String,
+    number: i64,
+    content: ContentRef,
+}
+
+async fn look(records: &Records, document: &str, new: &[&New<'_>]) -> Result<Looked, crate::store::StoreFault> {
+    let store = &records.store;
+    let ids: Vec<&str> = new.iter().map(|n| n.id.as_str()).collect();
+    let versions = store.records_by_id(DOCUMENT_VERSIONS, &ids).await?;
+    let row = store.records_by_id(DOCUMENTS, &[document]).await?.remove(document);
+    let purged = row.is_none() && !store.purged(DOCUMENTS, &[document]).await?.is_empty();
+    let gone = store.purged(DOCUMENT_VERSIONS, &ids).await?;
+    let base = match &row {
+        Some(_) => store.last_full_version(document).await?,
+        None => None,
+    };
+    let base = base.and_then(|version| {
+        let (id, content) = (version.get_str("_id").ok()?.to_owned(), described(&version)?);
+        Some(Base { id, number: number(&version, "versionNumber"), content })
+    });
+    Ok(Looked { row, purged, versions, gone, base })
+}
+
+impl Looked {
+    /// How a task ends without anything being stored; `None`: it goes on.
+    fn end(&self, document: &str, new: &New<'_>) -> Option<Planned> {
+        if let Some(taken) = self.versions.get(&new.id) {
+            return Some(duplicate(document, &new.id, taken));
+        }
+        match &self.row {
+            _ if self.gone.contains(&new.id) || self.purged => Some(Planned::Done(Outcome::Expired)),
+            None => Some(missing(DOCUMENTS, document)),
+            Some(row) if is_fenced(row) => Some(Planned::Done(Outcome::Expired)),
+            Some(_) => None,
+        }
+    }
+}
+
+/// A version's id is taken: by an earlier delivery, as a rule.
+fn duplicate(document: &str, id: &str, taken: &Document) -> Planned {
+    if taken.get_str("documentId").is_ok_and(|of| of == document) {
+        return Planned::Done(Outcome::Duplicate);
+    }
+    Planned::Dead(Reason::Rejected, format!("the version {id:?} is of another document: send it with an id of its own"))
+}
+
+/// Stores the contents; those that cannot be are planned and not among the answer.
+async fn store<'a>(
+    records: &Records,
+    document: &str,
+    row: &Document,
+    mut base: Option<Base>,
+    open: &mut Vec<&'a New<'a>>,
+    planned: &mut Vec<(usize, Planned)>,
+    patience: &Patience<'_>,
+) -> Vec<Stored<'a>> {
+    let owner = owner(row).unwrap_or_default();
+    let mut next = number(row, COUNTER) + 1;
+    let mut ready: Vec<Stored<'a>> = Vec::with_capacity(open.len());
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut left: Vec<&'a New<'a>> = Vec::new();
+    for &new in open.iter() {
+        if !seen.insert(&new.id) {
+            planned.push((new.position, Planned::Done(Outcome::Duplicate)));
+            continue;
+        }
+        let against = base.as_ref().filter(|base| records.content.may_differ(next - base.number));
+        let prefix = key::version(owner, document, &new.id);
+        let saved = stored!(
+            patience,
+            records.content.save_version(&prefix, &new.text, against.map(|b| (b.id.as_str(), &b.content)), new.sealing)
+        );
+        let content = match saved {
+            None => {
+                planned.push((new.position, Planned::Released));
+                continue;
+            }
+            Some(Err(fault)) => {
+                planned.push((new.position, failed(&fault)));
+                continue;
+            }
+            Some(Ok(content)) => content,
+        };
+        let base_hash = against.filter(|_| !content.is_full()).map(|b| b.content.hash.clone());
+        if content.is_full() {
+            base = Some(Base { id: new.id.clone(), number: next, content: content.clone() });
+        }
+        ready.push(Stored { new, content, base_hash, owner: owner.to_owned() });
+        left.push(new);
+        next += 1;
+    }
+    *open = left;
+    ready
+}
+
+/// The rows, the counter and the pointer of the document, all or nothing. `sent`: this was tried before.
+async fn commit(rows: &mut Rows<'_>, document: &str, ready: &[Stored<'_>], sent: bool) -> Result<Committed, RowsError> {
+    let Some(mut row) = rows.get(DOCUMENTS, document).await? else { return Ok(Committed::Again) };
+    if is_fenced(&row) {
+        return Ok(Committed::Ends(vec![Outcome::Expired; ready.len()]));
+    }
+    if ready.iter().any(|stored| owner(&row).unwrap_or_default() != stored.owner) {
+        return Ok(Committed::Again);
+    }
+    let wanted: Vec<&str> = ready.iter().map(|s| s.new.id.as_str()).collect();
+    let needed = wanted.iter().copied().chain(ready.iter().filter_map(|s| s.content.base.as_deref()));
+    let needed: Vec<&str> = needed.collect::<HashSet<_>>().into_iter().collect();
+    let found = rows.find(DOCUMENT_VERSIONS, doc! { "_id": { "$in": &needed } }, needed.len() as i64).await?;
+    let mut there: HashMap<String, Document> = found.into_iter().filter_map(|d| Some((id(&d)?, d))).collect();
+    let counter = number(&row, COUNTER);
+    let last = doc! { "documentId": document, "versionNumber": counter };
+    let mut previous = rows.find(DOCUMENT_VERSIONS, last, 1).await?.first().and_then(id);
+    let (mut next, mut clock) = (counter, None);
+    let mut ends = Vec::with_capacity(ready.len());
+    for stored in ready {
+        let new = stored.new;
+        if let Some(taken) = there.get(&new.id) {
+            let ours = sent && Sync::of(taken).task == new.task;
+            ends.push(if ours { Outcome::Written } else { Outcome::Duplicate });
+            continue;
+        }
+        if !base_is_there(stored, &there) {
+            return Ok(Committed::Again);
+        }
+        next += 1;
+        let version = version_row(document, stored, next, previous.as_deref());
+        rows.insert(DOCUMENT_VERSIONS, version.clone()).await?;
+        // Of versions with one time in one batch, the later one is the newer.
+        let at = clock.map_or(new.clock, |clock| new.clock.after(clock));
+        clock = Some(at);
+        if new.becomes_current() {
+            point(&mut row, &new.id, at, &new.task);
+        }
+        previous = Some(new.id.clone());
+        there.insert(new.id.clone(), version);
+        ends.push(Outcome::Written);
+    }
+    if next > counter {
+        row.insert(COUNTER, next);
+        rows.put(DOCUMENTS, row).await?;
+    }
+    Ok(Committed::Ends(ends))
+}
+
+/// Whether what a version is a difference to is there, whole and the same.
+fn base_is_there(stored: &Stored<'_>, there: &HashMap<String, Document>) -> bool {
+    let Some(base) = &stored.content.base else { return true };
+    let content = there.get(base).and_then(described);
+    content.is_some_and(|base| base.is_full() && Some(&base.hash) == stored.base_hash.as_ref())
+}
+
+/// The row of a new version. Pure.
+fn version_row(document: &str, stored: &Stored<'_>, number: i64, previous: Option<&str>) -> Document {
+    let new = stored.new;
+    let mut row = doc! { "_id": &new.id };
+    row.extend(new.fields.clone());
+    row.insert("documentId", document);
+    row.insert("versionId", &new.id);
+    row.insert("versionNumber", number);
+    row.insert("content", to_row(&stored.content));
+    if let Some(previous) = previous {
+        row.insert("previousVersionId", previous);
+    }
+    let sync = Sync { rev: 1, order: new.clock.0, task: new.task.clone(), ..Sync::default() };
+    row.insert(SYNC, sync.to_document());
+    row
+}
+
+const COUNTER: &str = "versionCounter";
+const CURRENT: &str = "currentVersionId";
+
+/// Makes a version the current one of its document, unless a newer one is. Pure.
+pub fn point(row: &mut Document, version: &str, clock: Clock, task: &str) {
+    let mut sync = Sync::of(row);
+    if sync.clock(CURRENT).is_some_and(|at| at >= clock.0) {
+        return;
+    }
+    row.insert(CURRENT, version);
+    sync.set_clock(CURRENT, clock);
+    if clock.0 >= sync.order {
+        sync.order = clock.0;
+        task.clone_into(&mut sync.task);
+    }
+    row.insert(SYNC, sync.to_document());
+}
+
+/// Removes the objects among those that were stored for versions, by their ids, that no row describes.
+async fn tidy(records: &Records, loose: &[(&str, String)], patience: &Patience<'_>) {
+    if loose.is_empty() {
+        return;
+    }
+    let ids: Vec<&str> = loose.iter().map(|(id, _)| *id).collect();
+    let Some(rows) = patiently!(patience, "mongodb", records.store.records_by_id(DOCUMENT_VERSIONS, &ids)) else {
+        return;
+    };
+    for (id, key) in loose {
+        if rows.get(*id).and_then(described).is_none_or(|content| content.key != *key) {
+            remove(records, key, patience).await;
+        }
+    }
+}
+
+fn id(row: &Document) -> Option<String> {
+    row.get_str("_id").ok().map(str::to_owned)
+}
+
+fn number(row: &Document, field: &str) -> i64 {
+    row.get(field).and_then(Bson::as_i64).unwrap_or(0)
+}
