@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Patience, Planned, caches, cascade, claim, content, document_save, evaluation, hold, patiently, relate,
-    touches::TouchGate, version_decide, version_restore, version_save,
+    touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
 };
 use crate::{
     cache::CacheWriter,
@@ -41,6 +41,8 @@ pub struct Records {
     pub skew: Duration,
     /// When records were last written by a touch.
     pub touches: TouchGate,
+    /// Who makes versions of a document now.
+    pub turns: Turns,
 }
 
 /// One task of a batch with what is declared about its type.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use mongodb::bson::{Bson, Document, doc};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Patience, Planned, Records,
@@ -61,6 +62,15 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
+    /// Whether it can get this number as it is stored: what it is a difference to has to be there, whole, the same, and
+    /// not too many versions before it.
+    fn may_stay(&self, records: &Records, there: &HashMap<String, Document>, number: i64) -> bool {
+        let Some(base) = &self.content.base else { return true };
+        let Some(row) = there.get(base) else { return false };
+        let is_same = described(row).is_some_and(|c| c.is_full() && Some(&c.hash) == self.base_hash.as_ref());
+        is_same && records.content.may_differ(number - self::number(row, "versionNumber"))
+    }
+
     fn loose(&self) -> (&'a str, String) {
         (&self.new.id, self.content.key.clone())
     }
@@ -73,6 +83,17 @@ enum Committed {
     Again,
 }
 
+/// Batches of one worker that make versions of one document take turns: only other workers get in their way.
+#[derive(Default)]
+pub struct Turns([Mutex<()>; 32]);
+
+impl Turns {
+    async fn of(&self, document: &str) -> MutexGuard<'_, ()> {
+        let place = usize::from(blake3::hash(document.as_bytes()).as_bytes()[0]) % self.0.len();
+        self.0[place].lock().await
+    }
+}
+
 /// Makes versions of one document, in their order.
 pub async fn make(
     records: &Records,
@@ -80,6 +101,7 @@ pub async fn make(
     new: &[New<'_>],
     patience: &Patience<'_>,
 ) -> Vec<(usize, Planned)> {
+    let _turn = records.turns.of(document).await;
     let mut planned = Vec::with_capacity(new.len());
     for page in new.chunks(PAGE) {
         match make_page(records, document, page, patience).await {
@@ -127,7 +149,7 @@ async fn make_page(
         }
         let mut sent = false;
         let committed = patiently!(patience, "mongodb", async {
-            let done = transact!(records.store, rows, commit(&mut rows, document, &ready, sent)).refusal();
+            let done = transact!(records.store, rows, commit(records, &mut rows, document, &ready, sent)).refusal();
             // Whether a commit without an answer took place, is unknown: what is found next time was written.
             sent = true;
             done
@@ -260,7 +282,13 @@ async fn store<'a>(
 }
 
 /// The rows, the counter and the pointer of the document, all or nothing. `sent`: this was tried before.
-async fn commit(rows: &mut Rows<'_>, document: &str, ready: &[Stored<'_>], sent: bool) -> Result<Committed, RowsError> {
+async fn commit(
+    records: &Records,
+    rows: &mut Rows<'_>,
+    document: &str,
+    ready: &[Stored<'_>],
+    sent: bool,
+) -> Result<Committed, RowsError> {
     let Some(mut row) = rows.get(DOCUMENTS, document).await? else { return Ok(Committed::Again) };
     if is_fenced(&row) {
         return Ok(Committed::Ends(vec![Outcome::Expired; ready.len()]));
@@ -268,16 +296,16 @@ async fn commit(rows: &mut Rows<'_>, document: &str, ready: &[Stored<'_>], sent:
     if ready.iter().any(|stored| owner(&row).unwrap_or_default() != stored.owner) {
         return Ok(Committed::Again);
     }
-    let wanted: Vec<&str> = ready.iter().map(|s| s.new.id.as_str()).collect();
-    let needed = wanted.iter().copied().chain(ready.iter().filter_map(|s| s.content.base.as_deref()));
-    let needed: Vec<&str> = needed.collect::<HashSet<_>>().into_iter().collect();
+    let own = ready.iter().map(|s| s.new.id.as_str());
+    let needed: HashSet<&str> = own.chain(ready.iter().filter_map(|s| s.content.base.as_deref())).collect();
+    let needed: Vec<&str> = needed.into_iter().collect();
     let found = rows.find(DOCUMENT_VERSIONS, doc! { "_id": { "$in": &needed } }, needed.len() as i64).await?;
     let mut there: HashMap<String, Document> = found.into_iter().filter_map(|d| Some((id(&d)?, d))).collect();
     let counter = number(&row, COUNTER);
     let last = doc! { "documentId": document, "versionNumber": counter };
     let mut previous = rows.find(DOCUMENT_VERSIONS, last, 1).await?.first().and_then(id);
     let (mut next, mut clock) = (counter, None);
-    let mut ends = Vec::with_capacity(ready.len());
+    let (mut ends, mut versions) = (Vec::with_capacity(ready.len()), Vec::with_capacity(ready.len()));
     for stored in ready {
         let new = stored.new;
         if let Some(taken) = there.get(&new.id) {
@@ -285,12 +313,11 @@ async fn commit(rows: &mut Rows<'_>, document: &str, ready: &[Stored<'_>], sent:
             ends.push(if ours { Outcome::Written } else { Outcome::Duplicate });
             continue;
         }
-        if !base_is_there(stored, &there) {
+        next += 1;
+        if !stored.may_stay(records, &there, next) {
             return Ok(Committed::Again);
         }
-        next += 1;
         let version = version_row(document, stored, next, previous.as_deref());
-        rows.insert(DOCUMENT_VERSIONS, version.clone()).await?;
         // Of versions with one time in one batch, the later one is the newer.
         let at = clock.map_or(new.clock, |clock| new.clock.after(clock));
         clock = Some(at);
@@ -298,21 +325,19 @@ async fn commit(rows: &mut Rows<'_>, document: &str, ready: &[Stored<'_>], sent:
             point(&mut row, &new.id, at, &new.task);
         }
         previous = Some(new.id.clone());
-        there.insert(new.id.clone(), version);
+        there.insert(new.id.clone(), version.clone());
+        versions.push(version);
         ends.push(Outcome::Written);
     }
     if next > counter {
         row.insert(COUNTER, next);
+        // First of all: who comes second at the same time fails here, and not at a number that is taken.
         rows.put(DOCUMENTS, row).await?;
     }
+    for version in versions {
+        rows.insert(DOCUMENT_VERSIONS, version).await?;
+    }
     Ok(Committed::Ends(ends))
-}
-
-/// Whether what a version is a difference to is there, whole and the same.
-fn base_is_there(stored: &Stored<'_>, there: &HashMap<String, Document>) -> bool {
-    let Some(base) = &stored.content.base else { return true };
-    let content = there.get(base).and_then(described);
-    content.is_some_and(|base| base.is_full() && Some(&base.hash) == stored.base_hash.as_ref())
 }
 
 /// The row of a new version. Pure.
