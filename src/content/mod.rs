@@ -183,7 +183,7 @@ impl Content {
         base: Option<&str>,
         sealing: Sealing<'_>,
     ) -> Result<ContentRef, ContentFault> {
-        // Without keys (`encryption.keys`) nothing is encrypted.
+        // Without a vault nothing is encrypted.
         let (bytes, sealed) = match (sealing, &self.vault) {
             (Sealing::For(tenant), Some(vault)) => {
                 (vault.seal(tenant, &key::identity(&key), encoded.bytes).await?, true)

@@ -2,9 +2,9 @@
 
 use mongodb::bson::Document;
 
-use super::{Patience, Planned, Records, records::Due};
+use super::{Patience, Planned, Records};
 use crate::{
-    content::{ContentFault, ContentRef, Sealing},
+    content::{ContentFault, ContentRef},
     metrics::ErrorClass,
 };
 
@@ -23,14 +23,6 @@ macro_rules! stored {
     };
 }
 pub(super) use stored;
-
-/// Whether the content of this task is sealed: when its type declares the field `sensitive`.
-pub fn sealing<'a>(due: &Due<'a>) -> Sealing<'a> {
-    match due.declared.sensitive.iter().any(|name| name == "content") {
-        true => Sealing::For(due.task.tenant.as_deref()),
-        false => Sealing::Off,
-    }
-}
 
 /// An object that is damaged or gone: an operator restores it, the task is tried again.
 pub fn failed(fault: &ContentFault) -> Planned {

@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document};
 
 use super::{
     Patience, Planned, Records,
-    content::{AT_ONCE, failed, owner, remove, sealing, stored, to_row},
+    content::{AT_ONCE, failed, owner, remove, stored, to_row},
     patiently,
     records::Due,
 };
@@ -84,7 +84,8 @@ async fn put(
         return None;
     };
     let key = key::document(owner, id, &change.task);
-    match stored!(patience, records.content.save_full(&key, text.as_bytes(), sealing(due))) {
+    let sealing = records.vault.sealing(&due.declared.sensitive, due.task.tenant.as_deref());
+    match stored!(patience, records.content.save_full(&key, text.as_bytes(), sealing)) {
         None => *made = Err(Planned::Released),
         Some(Err(fault)) => *made = Err(failed(&fault)),
         Some(Ok(content)) => {

@@ -8,6 +8,7 @@ mod content;
 mod document_save;
 mod evaluation;
 mod hold;
+mod numbered;
 mod patience;
 pub mod records;
 mod relate;
@@ -26,6 +27,7 @@ pub use patience::Patience;
 pub(crate) use patience::patiently;
 pub use records::Records;
 pub use touches::TouchGate;
+pub use versions::Turns;
 
 use crate::{
     batch::Write,

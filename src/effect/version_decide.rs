@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use mongodb::bson::{DateTime as BsonDate, Document};
 
 use super::{
-    Patience, Planned, Records, patiently,
+    Patience, Planned, Records,
+    numbered::point,
+    patiently,
     records::{Due, missing},
-    versions::{AI, point},
+    versions::AI,
 };
 use crate::{
     metrics::Outcome,

@@ -40,7 +40,7 @@ pub async fn run(
         clock: change.clock,
         fields: fields(due, &change),
         text,
-        sealing: if sealed { Sealing::For(due.task.tenant.as_deref()) } else { Sealing::Off },
+        sealing: if sealed && records.vault.is_on() { Sealing::For(due.task.tenant.as_deref()) } else { Sealing::Off },
     };
     let made = versions::make(records, document, &[new], patience).await;
     let outcome = match made.into_iter().next() {

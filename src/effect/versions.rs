@@ -1,25 +1,22 @@
-//! Versions of a document: numbers, the current one, and how new ones get in.
-//!
-//! The number, the row and the document's pointer change in one transaction, and every such transaction writes the
-//! document's row: numbers have no gaps and no twins, whoever else saves at the same time. A version that others are
-//! stored as a difference to is looked at in the same transaction; who removes one has to write the document's row, too.
+//! New versions of a document: what is there, the contents, the transaction, and again when others got in the way.
 
 use std::collections::{HashMap, HashSet};
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::Document;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{
     Patience, Planned, Records,
-    content::{failed, owner, remove, stored, to_row},
+    content::{failed, owner, remove, stored},
+    numbered::{COUNTER, Committed, commit, number},
     patiently,
     records::missing,
 };
 use crate::{
     content::{ContentRef, Sealing, described, key},
     metrics::Outcome,
-    record::{Clock, SYNC, Sync, is_fenced},
-    store::{DOCUMENT_VERSIONS, DOCUMENTS, Refusal, Rows, RowsError, transact},
+    record::{Clock, is_fenced},
+    store::{DOCUMENT_VERSIONS, DOCUMENTS, Refusal, StoreFault, transact},
     task::Reason,
 };
 
@@ -44,7 +41,7 @@ pub struct New<'a> {
 
 impl New<'_> {
     /// Suggestions wait for their decision; all others become the current version.
-    fn becomes_current(&self) -> bool {
+    pub fn becomes_current(&self) -> bool {
         self.fields.get_str("kind").is_ok_and(|kind| kind != AI)
     }
 }
@@ -52,35 +49,19 @@ impl New<'_> {
 pub const AI: &str = "ai";
 
 /// A version whose content is in the object store.
-struct Stored<'a> {
-    new: &'a New<'a>,
-    content: ContentRef,
+pub struct Stored<'a> {
+    pub new: &'a New<'a>,
+    pub content: ContentRef,
     /// The hash of what it is a difference to.
-    base_hash: Option<String>,
+    pub base_hash: Option<String>,
     /// Whose it was, for its key.
-    owner: String,
+    pub owner: String,
 }
 
 impl<'a> Stored<'a> {
-    /// Whether it can get this number as it is stored: what it is a difference to has to be there, whole, the same, and
-    /// not too many versions before it.
-    fn may_stay(&self, records: &Records, there: &HashMap<String, Document>, number: i64) -> bool {
-        let Some(base) = &self.content.base else { return true };
-        let Some(row) = there.get(base) else { return false };
-        let is_same = described(row).is_some_and(|c| c.is_full() && Some(&c.hash) == self.base_hash.as_ref());
-        is_same && records.content.may_differ(number - self::number(row, "versionNumber"))
-    }
-
     fn loose(&self) -> (&'a str, String) {
         (&self.new.id, self.content.key.clone())
     }
-}
-
-enum Committed {
-    /// One end for each version, in their order.
-    Ends(Vec<Outcome>),
-    /// What a version is a difference to has gone, or the document has, or got another owner.
-    Again,
 }
 
 /// Batches of one worker that make versions of one document take turns: only other workers get in their way.
@@ -142,9 +123,13 @@ async fn make_page(
             }
             None => true,
         });
-        let Some(row) = looked.row.filter(|_| !open.is_empty()) else { return Ok(planned) };
+        let Some(row) = looked.row.filter(|_| !open.is_empty()) else {
+            tidy(records, &loose, patience).await;
+            return Ok(planned);
+        };
         let ready = store(records, document, &row, looked.base, &mut open, &mut planned, patience).await;
         if ready.is_empty() {
+            tidy(records, &loose, patience).await;
             return Ok(planned);
         }
         let mut sent = false;
@@ -191,7 +176,7 @@ struct Base {
     content: ContentRef,
 }
 
-async fn look(records: &Records, document: &str, new: &[&New<'_>]) -> Result<Looked, crate::store::StoreFault> {
+async fn look(records: &Records, document: &str, new: &[&New<'_>]) -> Result<Looked, StoreFault> {
     let store = &records.store;
     let ids: Vec<&str> = new.iter().map(|n| n.id.as_str()).collect();
     let versions = store.records_by_id(DOCUMENT_VERSIONS, &ids).await?;
@@ -281,100 +266,6 @@ async fn store<'a>(
     ready
 }
 
-/// The rows, the counter and the pointer of the document, all or nothing. `sent`: this was tried before.
-async fn commit(
-    records: &Records,
-    rows: &mut Rows<'_>,
-    document: &str,
-    ready: &[Stored<'_>],
-    sent: bool,
-) -> Result<Committed, RowsError> {
-    let Some(mut row) = rows.get(DOCUMENTS, document).await? else { return Ok(Committed::Again) };
-    if is_fenced(&row) {
-        return Ok(Committed::Ends(vec![Outcome::Expired; ready.len()]));
-    }
-    if ready.iter().any(|stored| owner(&row).unwrap_or_default() != stored.owner) {
-        return Ok(Committed::Again);
-    }
-    let own = ready.iter().map(|s| s.new.id.as_str());
-    let needed: HashSet<&str> = own.chain(ready.iter().filter_map(|s| s.content.base.as_deref())).collect();
-    let needed: Vec<&str> = needed.into_iter().collect();
-    let found = rows.find(DOCUMENT_VERSIONS, doc! { "_id": { "$in": &needed } }, needed.len() as i64).await?;
-    let mut there: HashMap<String, Document> = found.into_iter().filter_map(|d| Some((id(&d)?, d))).collect();
-    let counter = number(&row, COUNTER);
-    let last = doc! { "documentId": document, "versionNumber": counter };
-    let mut previous = rows.find(DOCUMENT_VERSIONS, last, 1).await?.first().and_then(id);
-    let (mut next, mut clock) = (counter, None);
-    let (mut ends, mut versions) = (Vec::with_capacity(ready.len()), Vec::with_capacity(ready.len()));
-    for stored in ready {
-        let new = stored.new;
-        if let Some(taken) = there.get(&new.id) {
-            let ours = sent && Sync::of(taken).task == new.task;
-            ends.push(if ours { Outcome::Written } else { Outcome::Duplicate });
-            continue;
-        }
-        next += 1;
-        if !stored.may_stay(records, &there, next) {
-            return Ok(Committed::Again);
-        }
-        let version = version_row(document, stored, next, previous.as_deref());
-        // Of versions with one time in one batch, the later one is the newer.
-        let at = clock.map_or(new.clock, |clock| new.clock.after(clock));
-        clock = Some(at);
-        if new.becomes_current() {
-            point(&mut row, &new.id, at, &new.task);
-        }
-        previous = Some(new.id.clone());
-        there.insert(new.id.clone(), version.clone());
-        versions.push(version);
-        ends.push(Outcome::Written);
-    }
-    if next > counter {
-        row.insert(COUNTER, next);
-        // First of all: who comes second at the same time fails here, and not at a number that is taken.
-        rows.put(DOCUMENTS, row).await?;
-    }
-    for version in versions {
-        rows.insert(DOCUMENT_VERSIONS, version).await?;
-    }
-    Ok(Committed::Ends(ends))
-}
-
-/// The row of a new version. Pure.
-fn version_row(document: &str, stored: &Stored<'_>, number: i64, previous: Option<&str>) -> Document {
-    let new = stored.new;
-    let mut row = doc! { "_id": &new.id };
-    row.extend(new.fields.clone());
-    row.insert("documentId", document);
-    row.insert("versionId", &new.id);
-    row.insert("versionNumber", number);
-    row.insert("content", to_row(&stored.content));
-    if let Some(previous) = previous {
-        row.insert("previousVersionId", previous);
-    }
-    let sync = Sync { rev: 1, order: new.clock.0, task: new.task.clone(), ..Sync::default() };
-    row.insert(SYNC, sync.to_document());
-    row
-}
-
-const COUNTER: &str = "versionCounter";
-const CURRENT: &str = "currentVersionId";
-
-/// Makes a version the current one of its document, unless a newer one is. Pure.
-pub fn point(row: &mut Document, version: &str, clock: Clock, task: &str) {
-    let mut sync = Sync::of(row);
-    if sync.clock(CURRENT).is_some_and(|at| at >= clock.0) {
-        return;
-    }
-    row.insert(CURRENT, version);
-    sync.set_clock(CURRENT, clock);
-    if clock.0 >= sync.order {
-        sync.order = clock.0;
-        task.clone_into(&mut sync.task);
-    }
-    row.insert(SYNC, sync.to_document());
-}
-
 /// Removes the objects among those that were stored for versions, by their ids, that no row describes.
 async fn tidy(records: &Records, loose: &[(&str, String)], patience: &Patience<'_>) {
     if loose.is_empty() {
@@ -389,12 +280,4 @@ async fn tidy(records: &Records, loose: &[(&str, String)], patience: &Patience<'
             remove(records, key, patience).await;
         }
     }
-}
-
-fn id(row: &Document) -> Option<String> {
-    row.get_str("_id").ok().map(str::to_owned)
-}
-
-fn number(row: &Document, field: &str) -> i64 {
-    row.get(field).and_then(Bson::as_i64).unwrap_or(0)
 }

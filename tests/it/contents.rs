@@ -361,6 +361,67 @@ async fn a_damaged_object_is_reported_and_not_restored() {
     assert_eq!(content(&root(&dir), &versions["d-v3"], &versions), text(3));
 }
 
+#[tokio::test]
+async fn contents_are_shown_and_compared() {
+    let (env, dir) = world().await;
+    let mut tasks = vec![document("d", 0, "no line break at the end"), version("d", 1, "major", "one\ntwo\nthree\n")];
+    tasks.push(version("d", 2, "major", "one\n2\nthree\n"));
+    tasks.push(Event::new(
+        "document.save.v1",
+        "bare",
+        json!({ "documentId": "bare", "userId": "u", "updatedAt": at(1) }),
+    ));
+    env.push("records", "normal", &tasks).await;
+    drain(&env, &[]).await;
+    let get = |args: &[&str]| env.command(&[&["get"], args].concat()).end();
+    assert_eq!(get(&["document", "d", "--content"]).await.code(0).out, "no line break at the end");
+    let shown = get(&["version", "d-v2", "--content", "--diff", "d-v1"]).await.code(0);
+    assert_eq!(shown.out, "--- d-v1\n+++ d-v2\n@@ -1,3 +1,3 @@\n one\n-two\n+2\n three\n");
+    let shown = get(&["version", "d-v1", "--content", "--json"]).await.code(0).json();
+    assert_eq!(shown, json!({ "kind": "version", "id": "d-v1", "content": "one\ntwo\nthree\n" }));
+    for (args, code, said) in [
+        (["version", "none", "--content"], 1, "there is no version \"none\""),
+        (["document", "bare", "--content"], 1, "has no content yet"),
+        (["session", "d", "--content"], 64, "goes with `document` and `version`"),
+    ] {
+        let ended = get(&args).await.code(code);
+        assert!(ended.err.contains(said) && ended.out.is_empty(), "{ended:?}");
+    }
+    let row = env.one("document_versions", "d-v2").await.unwrap();
+    std::fs::write(root(&dir).join(key(&row)), "x").unwrap();
+    let ended = get(&["version", "d-v2", "--content"]).await.code(1);
+    assert!(ended.err.contains("is damaged") && ended.out.is_empty(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn contents_of_a_sensitive_type_are_sealed() {
+    let (env, dir) = world().await;
+    let env = env
+        .set("encryption.keys", "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+        .set("records.version_save.sensitive", "[\"content\"]");
+    let secret = format!("{} the secret of the text", text(0));
+    let tasks = [
+        document("d", 0, "open"),
+        version("d", 1, "major", &secret).with("tenant", "acme"),
+        version("d", 2, "major", &format!("{secret}!")).with("tenant", "acme"),
+        restore("d", "d-v2", "back", 9).with("tenant", "acme"),
+    ];
+    env.push("records", "normal", &tasks).await;
+    drain(&env, &[]).await;
+    let versions = versions(&env, "d").await;
+    assert_eq!(versions["d-v2"].get_document("content").unwrap().str("base"), "d-v1");
+    for id in ["d-v1", "d-v2", "back"] {
+        let content = versions[id].get_document("content").unwrap();
+        assert!(content.get_bool("sealed").unwrap(), "{id}");
+        let stored = std::fs::read(root(&dir).join(content.str("key"))).unwrap();
+        assert!(zstd::stream::decode_all(&stored[..]).is_err(), "no plain frame");
+    }
+    let shown = env.command(&["get", "version", "back", "--content"]).end().await.code(0);
+    assert!(shown.out == format!("{secret}!"));
+    let without = env.command(&["get", "version", "back", "--content"]).set("encryption.keys", "").end().await;
+    assert!(without.code != 0 && without.out.is_empty(), "{without:?}");
+}
+
 /// An S3 server on this port, with buckets in `root`.
 async fn serve(root: &Path, port: u16) {
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
