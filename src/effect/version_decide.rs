@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn each_decision_ends_as_it_should() {
         let (early, late) = (decision(1, "a"), decision(2, "b"));
-        let ends = |decisions| after(decisions).1;
+        fn ends(decisions: &[(&str, &Change)]) -> Vec<Applied> {
+            after(decisions).1
+        }
         assert_eq!(ends(&[("accepted", &early), ("accepted", &early)]), [Applied::Written, Applied::Duplicate]);
         assert_eq!(ends(&[("rejected", &late), ("rejected", &early)]), [Applied::Written, Applied::Superseded]);
         assert_eq!(ends(&[("rejected", &late), ("accepted", &early)]), [Applied::Written, Applied::Written]);
