@@ -11,11 +11,15 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates tzdata \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin contextd
+    && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin contextd \
+    && install --directory --owner 10001 --group 10001 /var/lib/contextd
 COPY --from=build /contextd /usr/local/bin/contextd
 COPY config/production.toml /etc/contextd/production.toml
 USER 10001:10001
 ENV CONTEXTD_HTTP__LISTEN=0.0.0.0:9464
+# Contents of documents: a volume that all workers share, or a bucket (s3://BUCKET/PREFIX).
+ENV CONTEXTD_CONTENT__URL=/var/lib/contextd/objects
+VOLUME /var/lib/contextd
 EXPOSE 9464
 # /live says whether the process makes progress. Readiness is no matter of this check: a worker that waits for Redis must not be restarted.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \

@@ -7,6 +7,7 @@ use mongodb::bson::{Bson, Document};
 use serde_json::{Map, Value, json};
 
 use super::{
+    content::content,
     failure::{Failure, Printed},
     table,
 };
@@ -31,6 +32,12 @@ pub struct GetArgs {
     /// Also a deleted record, from MongoDB
     #[arg(long)]
     pub deleted: bool,
+    /// The text of a document or version, as it is
+    #[arg(long)]
+    pub content: bool,
+    /// What differs from the content of this one
+    #[arg(long, value_name = "OTHER", requires = "content")]
+    pub diff: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -48,6 +55,9 @@ pub async fn get(
     store: Store,
     now: DateTime<Utc>,
 ) -> Result<Printed, Failure> {
+    if args.content {
+        return content(args, config, store).await;
+    }
     let kinds = Arc::new(Kinds::new(&config.cache).map_err(Failure::Configuration)?);
     let vault = Arc::new(Vault::new(&config.encryption, store.clone())?);
     let cache = RecordCache::new(link, &config.namespace);

@@ -3,6 +3,7 @@
 mod advise;
 mod check;
 pub(crate) mod compose;
+mod content;
 mod dead;
 pub mod demo;
 mod enqueue;

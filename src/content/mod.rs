@@ -6,9 +6,11 @@
 mod codec;
 #[cfg(test)]
 mod codec_tests;
+pub mod diff;
 mod fault;
 pub mod key;
 mod objects;
+mod read;
 #[cfg(test)]
 mod s3_tests;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use codec::{Codec, CodecError, Encoded, MAX_SIZE, decode, encode, hash};
 pub use fault::{ContentFault, FaultKind};
 pub use objects::{Listed, Objects};
+pub use read::{ReadError, described, read};
 
 use crate::config::Content as Settings;
 
@@ -68,7 +71,7 @@ pub trait Seal: Send + Sync {
     fn open<'a>(&'a self, context: &'a str, sealed: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, ContentFault>>;
 }
 
-/// Whether a content is encrypted, and with whose keys.
+/// Whether a content is encrypted, provided that there are keys at all, and with whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealing<'a> {
     Off,
@@ -81,11 +84,17 @@ pub enum Sealing<'a> {
 pub struct Content {
     objects: Objects,
     vault: Option<Arc<dyn Seal>>,
+    full_every: i64,
 }
 
 impl Content {
     pub fn new(settings: &Settings, vault: Option<Arc<dyn Seal>>) -> Result<Self, ContentFault> {
-        Ok(Self { objects: Objects::open(settings)?, vault })
+        Ok(Self { objects: Objects::open(settings)?, vault, full_every: settings.full_every.into() })
+    }
+
+    /// Whether a version may be stored as a difference to the full copy that came `after` versions before it.
+    pub fn may_differ(&self, after: i64) -> bool {
+        (1..self.full_every).contains(&after)
     }
 
     pub fn objects(&self) -> &Objects {
@@ -174,9 +183,12 @@ impl Content {
         base: Option<&str>,
         sealing: Sealing<'_>,
     ) -> Result<ContentRef, ContentFault> {
-        let bytes = match sealing {
-            Sealing::Off => encoded.bytes,
-            Sealing::For(tenant) => self.vault()?.seal(tenant, &key::identity(&key), encoded.bytes).await?,
+        // Without a vault nothing is encrypted.
+        let (bytes, sealed) = match (sealing, &self.vault) {
+            (Sealing::For(tenant), Some(vault)) => {
+                (vault.seal(tenant, &key::identity(&key), encoded.bytes).await?, true)
+            }
+            _ => (encoded.bytes, false),
         };
         let content = ContentRef {
             codec: encoded.codec,
@@ -184,7 +196,7 @@ impl Content {
             hash: hash(plain),
             size: plain.len() as u64,
             stored: bytes.len() as u64,
-            sealed: sealing != Sealing::Off,
+            sealed,
             key,
         };
         self.objects.put(&content.key, bytes).await?;
@@ -197,16 +209,11 @@ impl Content {
         if !content.sealed {
             return Ok(bytes);
         }
-        self.vault()?.open(&key::identity(&content.key), &bytes).await.map(Bytes::from)
-    }
-
-    fn vault(&self) -> Result<&dyn Seal, ContentFault> {
-        self.vault.as_deref().ok_or_else(|| {
-            ContentFault::new(
-                FaultKind::Configuration,
-                "the content is encrypted and there is no key: set `encryption.keys`",
-            )
-        })
+        let Some(vault) = &self.vault else {
+            let text = "the content is encrypted and there is no key: set `encryption.keys`";
+            return Err(ContentFault::new(FaultKind::Configuration, text));
+        };
+        vault.open(&key::identity(&content.key), &bytes).await.map(Bytes::from)
     }
 }
 

@@ -4,8 +4,11 @@ pub mod analyze;
 mod caches;
 mod cascade;
 mod claim;
+mod content;
+mod document_save;
 mod evaluation;
 mod hold;
+mod numbered;
 mod patience;
 pub mod records;
 mod relate;
@@ -14,12 +17,17 @@ mod sealing;
 mod sealing_tests;
 mod touches;
 pub mod typing;
+mod version_decide;
+mod version_restore;
+mod version_save;
+mod versions;
 
 pub use analyze::Analysis;
 pub use patience::Patience;
 pub(crate) use patience::patiently;
 pub use records::Records;
 pub use touches::TouchGate;
+pub use versions::Turns;
 
 use crate::{
     batch::Write,

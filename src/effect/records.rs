@@ -6,11 +6,15 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream::FuturesUnordered};
 use mongodb::bson::doc;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{Patience, Planned, caches, cascade, claim, evaluation, hold, patiently, relate, touches::TouchGate};
+use super::{
+    Patience, Planned, caches, cascade, claim, content, document_save, evaluation, hold, patiently, relate,
+    touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
+};
 use crate::{
     cache::CacheWriter,
     config::WriteMode,
@@ -37,6 +41,8 @@ pub struct Records {
     pub skew: Duration,
     /// When records were last written by a touch.
     pub touches: TouchGate,
+    /// Who makes versions of a document now.
+    pub turns: Turns,
 }
 
 /// One task of a batch with what is declared about its type.
@@ -51,6 +57,10 @@ impl Due<'_> {
     /// A text of the data.
     pub fn text(&self, name: &str) -> &str {
         self.task.data.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn is_save(&self) -> bool {
+        self.declared.write == WriteMode::VersionSave
     }
 
     pub fn dead(&self, reason: Reason, error: impl ToString) -> (usize, Planned) {
@@ -89,7 +99,8 @@ impl Records {
             match self.registry.get(&task.kind) {
                 Some(declared) => {
                     let due = Due { position: *position, task, declared };
-                    let alone = declared.write.is_plain() || declared.write == WriteMode::Evaluation;
+                    let alone = declared.write.is_plain()
+                        || matches!(declared.write, WriteMode::Evaluation | WriteMode::DocumentSave);
                     if alone { plain.push(due) } else { others.push(due) }
                 }
                 None => {
@@ -100,8 +111,19 @@ impl Records {
         }
         planned.extend(self.plain(&plain, now, &patience).await);
         let mut done = Vec::new();
+        let by_position: HashMap<usize, &Due<'_>> = others.iter().map(|due| (due.position, due)).collect();
+        for (position, plan) in self.versions(&others, now, &patience).await {
+            match (by_position.get(&position), plan) {
+                (Some(due), Planned::Done(outcome @ (Outcome::Written | Outcome::Duplicate))) => {
+                    done.push((*due, outcome));
+                }
+                (_, plan) => planned.push((position, plan)),
+            }
+        }
         for due in &others {
             let plan = match due.declared.write {
+                WriteMode::VersionSave | WriteMode::VersionRestore => continue,
+                WriteMode::VersionDecide => version_decide::run(self, due, now, &patience).await,
                 WriteMode::Relate => relate::run(self, due, now, &patience).await,
                 WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, due, now, &patience).await,
                 WriteMode::UserClaim => claim::run(self, due, now, &patience).await,
@@ -119,20 +141,72 @@ impl Records {
         planned
     }
 
+    /// New versions, those of one document in their order, those of several documents side by side.
+    async fn versions(&self, tasks: &[Due<'_>], now: DateTime<Utc>, patience: &Patience<'_>) -> Vec<(usize, Planned)> {
+        let mut documents: Vec<(&str, Vec<Due<'_>>)> = Vec::new();
+        for due in tasks {
+            if !matches!(due.declared.write, WriteMode::VersionSave | WriteMode::VersionRestore) {
+                continue;
+            }
+            let document = due.text("documentId");
+            match documents.iter_mut().find(|(known, _)| *known == document) {
+                Some((_, dues)) => dues.push(due.clone()),
+                None => documents.push((document, vec![due.clone()])),
+            }
+        }
+        let mut planned = Vec::with_capacity(tasks.len());
+        let mut running = FuturesUnordered::new();
+        for (document, dues) in documents {
+            if running.len() >= content::AT_ONCE {
+                planned.extend(running.next().await.into_iter().flatten());
+            }
+            running.push(self.versions_of(document, dues, now, patience));
+        }
+        while let Some(ends) = running.next().await {
+            planned.extend(ends);
+        }
+        planned
+    }
+
+    async fn versions_of(
+        &self,
+        document: &str,
+        dues: Vec<Due<'_>>,
+        now: DateTime<Utc>,
+        patience: &Patience<'_>,
+    ) -> Vec<(usize, Planned)> {
+        let mut planned = Vec::with_capacity(dues.len());
+        for run in dues.chunk_by(|a, b| a.is_save() && b.is_save()) {
+            match run {
+                [due] if !due.is_save() => {
+                    let plan = version_restore::run(self, document, due, now, patience).await;
+                    planned.push((due.position, plan));
+                }
+                saves => planned.extend(version_save::run(self, document, saves, now, patience).await),
+            }
+        }
+        planned
+    }
+
     /// One change of one record each.
     async fn plain(&self, tasks: &[Due<'_>], now: DateTime<Utc>, patience: &Patience<'_>) -> Vec<(usize, Planned)> {
         let mut planned = Vec::with_capacity(tasks.len());
         let mut set = RecordSet::default();
         let mut touches: HashMap<(&'static str, String), Vec<(&Due<'_>, Change)>> = HashMap::new();
-        for due in tasks {
+        let mut made: Vec<document_save::Made<'_>> = tasks
+            .iter()
+            .map(|due| (due, self.change(due, now).map_err(|text| Planned::Dead(Reason::Schema, text))))
+            .collect();
+        let loose = document_save::store(self, &mut made, patience).await;
+        for (due, made) in made {
             let collection = match due.declared.write {
                 WriteMode::Evaluation => evaluation::collection(due.task),
                 _ => due.declared.collection,
             };
-            let (key, mut change) = match self.change(due, now) {
+            let (key, mut change) = match made {
                 Ok(made) => made,
-                Err(text) => {
-                    planned.push(due.dead(Reason::Schema, text));
+                Err(plan) => {
+                    planned.push((due.position, plan));
                     continue;
                 }
             };
@@ -168,6 +242,7 @@ impl Records {
             let open = set.entries.iter().filter(|e| e.ends.is_empty());
             planned.extend(open.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
         }
+        document_save::tidy(self, loose, &set.entries, patience).await;
         let by_position: HashMap<usize, &Due<'_>> = tasks.iter().map(|due| (due.position, due)).collect();
         let written = caches::written(&self.caches, &mut set.entries, &by_position);
         tokio::select! {

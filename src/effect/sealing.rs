@@ -6,6 +6,7 @@ use mongodb::bson::{Bson, Document};
 
 use super::{Patience, Records, patiently, records::Due};
 use crate::{
+    config::WriteMode,
     record::{Action, Change},
     vault::{Vault, VaultFault, VaultFaultKind},
 };
@@ -39,7 +40,11 @@ impl Records {
         if due.declared.sensitive.is_empty() || !self.vault.is_on() {
             return Some(Ok(()));
         }
-        let place = Place { tenant: due.task.tenant.as_deref(), collection, key, fields: &due.declared.sensitive };
+        // Contents are sealed as objects.
+        let stored_apart = matches!(due.declared.write, WriteMode::DocumentSave | WriteMode::VersionSave);
+        let is_field = |name: &&String| !(stored_apart && *name == "content");
+        let fields: Vec<String> = due.declared.sensitive.iter().filter(is_field).cloned().collect();
+        let place = Place { tenant: due.task.tenant.as_deref(), collection, key, fields: &fields };
         patiently!(patience, "encryption", async {
             match place.seal(&self.vault, change).await {
                 Err(fault) if fault.kind == VaultFaultKind::Corrupt => Ok(Err(fault.to_string())),

@@ -35,7 +35,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     content::Content,
-    effect::{Analysis, Records, TouchGate},
+    effect::{Analysis, Records, TouchGate, Turns},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     metrics::{Metrics, QueueMetrics},
     record::{Registry, cached::Kinds},
@@ -143,6 +143,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         health: health.clone(),
         skew: limits.clock_skew,
         touches: TouchGate::new(flush),
+        turns: Turns::default(),
     });
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),

@@ -41,7 +41,7 @@ impl Clock {
     }
 
     /// The same order, and newer than `other`, as far as there is room.
-    pub(super) fn after(self, other: Self) -> Self {
+    pub(crate) fn after(self, other: Self) -> Self {
         if self.order() != other.order() || self > other {
             return self;
         }

@@ -56,19 +56,19 @@ impl Sync {
     }
 
     /// When `field` was last set, as far as that is known.
-    pub(super) fn clock(&self, field: &str) -> Option<i64> {
+    pub(crate) fn clock(&self, field: &str) -> Option<i64> {
         let merged = self.fields.iter().find(|(name, _)| name == field).map(|(_, clock)| *clock);
         merged.max(self.base)
     }
 
-    pub(super) fn set_clock(&mut self, field: &str, clock: Clock) {
+    pub(crate) fn set_clock(&mut self, field: &str, clock: Clock) {
         match self.fields.iter_mut().find(|(name, _)| name == field) {
             Some((_, at)) => *at = clock.0,
             None => self.fields.push((field.to_owned(), clock.0)),
         }
     }
 
-    pub(super) fn to_document(&self) -> Document {
+    pub(crate) fn to_document(&self) -> Document {
         let mut out = Document::new();
         out.insert("rev", self.rev);
         out.insert("order", self.order);

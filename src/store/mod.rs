@@ -18,6 +18,7 @@ mod related;
 mod search;
 mod shadow;
 mod transact;
+mod versions;
 
 pub use access::{ACCESS_STATS, Access, Counted, Counts};
 pub use audit::AuditEntry;
@@ -42,3 +43,5 @@ pub const TOMBSTONES: &str = "tombstones";
 pub const AUDIT_LOG: &str = "audit_log";
 /// Cached records that are not in step.
 pub const KVSHADOW: &str = "kvshadow";
+pub const DOCUMENTS: &str = "documents";
+pub const DOCUMENT_VERSIONS: &str = "document_versions";

@@ -145,6 +145,15 @@ impl Rows<'_> {
         Ok(())
     }
 
+    /// New records that have their revisions already, in one command.
+    pub async fn insert_all(&mut self, collection: &str, documents: &[Document]) -> Result<(), RowsError> {
+        if !documents.is_empty() {
+            let records = self.store.db.collection::<Document>(collection);
+            records.insert_many(documents).session(&mut self.session).await?;
+        }
+        Ok(())
+    }
+
     /// Writes a record that was read here before and changed since; its revision is raised.
     pub async fn put(&mut self, collection: &str, mut document: Document) -> Result<(), RowsError> {
         let seen = record::rev(&document);
@@ -282,5 +291,9 @@ impl<'a> Transaction<'a> {
 }
 
 fn is_taken(e: &Error) -> bool {
-    matches!(e.kind.as_ref(), ErrorKind::Write(WriteFailure::WriteError(w)) if w.code == 11000)
+    match e.kind.as_ref() {
+        ErrorKind::Write(WriteFailure::WriteError(w)) => w.code == 11000,
+        ErrorKind::InsertMany(failed) => failed.write_errors.iter().flatten().any(|w| w.code == 11000),
+        _ => false,
+    }
 }

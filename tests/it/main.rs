@@ -11,6 +11,7 @@ mod analysis;
 mod bad_input;
 mod bare;
 mod commands;
+mod contents;
 mod dead;
 mod fleet;
 mod http;
