@@ -79,3 +79,26 @@ fn the_switchboard_stays_small() {
     let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
     assert!(main.lines().count() <= 40, "main.rs only says which library function runs");
 }
+
+/// Names in backticks with at least two underscores, in the last column of the tables of `docs/seeds.md`.
+fn named_tests() -> Vec<String> {
+    let table = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/seeds.md")).unwrap();
+    let proofs = table.lines().filter_map(|line| line.strip_prefix('|')?.split('|').nth(2).map(str::to_owned));
+    let is_name = |text: &&str| {
+        text.matches('_').count() > 1 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    proofs.flat_map(|cell| cell.split('`').filter(is_name).map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn the_tests_that_the_docs_name_are_there() {
+    let mut files = Vec::new();
+    for dir in ["src", "tests", "jobs"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(dir), &mut files);
+    }
+    let code: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let names = named_tests();
+    assert!(names.len() > 40, "the tables name tests");
+    let is_missing = |name: &&String| !code.iter().any(|text| text.contains(&format!("fn {name}(")));
+    assert_eq!(names.iter().filter(is_missing).collect::<Vec<_>>(), Vec::<&String>::new());
+}

@@ -428,3 +428,28 @@ fn caches_are_checked() {
     let own = "[cache.kinds.note]\ncollection = \"notes\"\ndefault = \"FULL\"\n[cache.kinds.note.strategies]\nFULL = { ttl = \"1m\", fields = [\"*\"] }";
     assert_eq!(with(own, &[]).unwrap().cache.kinds["note"].default, "FULL");
 }
+
+#[test]
+fn the_figures_of_the_seeds_are_the_defaults() {
+    let config = load(None, std::iter::empty()).unwrap();
+    let ttl = |kind: &str, strategy: &str| config.cache.kinds[kind].strategies[strategy].ttl.as_secs() / 60;
+    // Seed 002: the more is cached, the shorter.
+    let session = ["NONE", "CRITICAL_ONLY", "WITH_CONTEXT", "FULL_SESSION"].map(|s| ttl("session", s));
+    let interaction = ["NONE", "RESPONSE_ONLY", "WITH_CONTEXT", "FULL_INTERACTION"].map(|s| ttl("interaction", s));
+    assert_eq!((session, interaction), ([0, 60, 30, 15], [0, 30, 15, 5]));
+    let kind = |name: &str| &config.cache.kinds[name];
+    assert_eq!((&*kind("session").default, &*kind("interaction").default), ("CRITICAL_ONLY", "RESPONSE_ONLY"));
+    let of = |name: &str, environment: &str| kind(name).environments[environment].clone();
+    assert_eq!([of("session", "development"), of("interaction", "development")], ["FULL_SESSION", "WITH_CONTEXT"]);
+    assert_eq!([of("session", "production"), of("interaction", "production")], ["WITH_CONTEXT", "RESPONSE_ONLY"]);
+    assert_eq!([of("session", "analytics"), of("interaction", "analytics")], ["NONE", "NONE"]);
+    // Seed 004: document 300 s, AI response 1800 s, user 900 s, template 3600 s. Seed 000: profile 2 h, default 10 min.
+    let minutes =
+        [("document", "FULL", 5), ("ai", "RESPONSE_ONLY", 30), ("user", "FULL", 15), ("template", "FULL", 60)];
+    for (name, strategy, expected) in minutes.into_iter().chain([("preference", "FULL", 120), ("context", "FULL", 10)])
+    {
+        assert_eq!(ttl(name, strategy), expected, "{name}");
+    }
+    assert_eq!(config.analysis.redis_ttl.as_secs(), 3_600);
+    assert_eq!((config.cache.live_user.as_secs(), config.cache.live_anonymous.as_secs()), (30 * 60, 24 * 3_600));
+}
