@@ -48,7 +48,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
             };
         }
     };
-    if outcome == Outcome::Expired {
+    if !matches!(outcome, Outcome::Written | Outcome::Duplicate) {
         return Planned::Done(outcome);
     }
     let entry = due.audit(&key, &change, outcome);

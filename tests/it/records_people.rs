@@ -68,7 +68,7 @@ async fn what_an_anonymous_session_made_becomes_the_users() {
     let mut feed = anonymous().await;
     let before = feed.objects();
     assert!(before.iter().any(|key| key.starts_with("documents/s1/d0/")), "{before:?}");
-    assert!(before.iter().any(|key| key == "versions/s1/d0/v0"), "{before:?}");
+    assert!(before.iter().any(|key| key.starts_with("versions/s1/d0/v0.")), "{before:?}");
     feed.one(claim("c", "s1", "u1", 5), "written").await;
 
     assert_eq!(text(&feed.record("sessions", "s1").await, "userId"), "u1");
@@ -80,7 +80,7 @@ async fn what_an_anonymous_session_made_becomes_the_users() {
         assert!(feed.objects().contains(&key), "{key} is not there");
         let version = feed.record("document_versions", &format!("v{i}")).await;
         let key = text(version.get_document("content").unwrap(), "key").to_owned();
-        assert_eq!(key, format!("versions/u1/d{i}/v{i}"));
+        assert!(key.starts_with(&format!("versions/u1/d{i}/v{i}.")), "{key}");
         assert!(feed.objects().contains(&key), "{key} is not there");
     }
     assert_eq!(owners(&feed, "interactions", doc! { "sessionId": "s1" }).await, ["u1"; 4]);
