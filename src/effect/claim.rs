@@ -11,13 +11,13 @@ use mongodb::bson::{Bson, DateTime as BsonDate, Document, deserialize_from_bson,
 
 use super::{
     Patience, Planned, Records, patiently,
-    records::{Due, missing},
+    records::{Due, missing_or_purged},
 };
 use crate::{
-    content::ContentRef,
+    content::{ContentFault, ContentRef},
     metrics::Outcome,
     record::{Change, SYNC, is_fenced},
-    store::{Refusal, Rows, RowsError, transact},
+    store::{AuditEntry, Refusal, Rows, RowsError, transact},
     task::Reason,
 };
 
@@ -48,7 +48,8 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         Ok(made) => made,
         Err(e) => return Planned::Dead(Reason::Schema, e.to_string()),
     };
-    let claim = Claim { records, session: &session, user: due.text("userId"), change: &change };
+    let entry = due.audit(&session, &change, Outcome::Written);
+    let claim = Claim { records, session: &session, user: due.text("userId"), change: &change, entry };
     let mut outcome = Outcome::Duplicate;
     let mut copied = HashMap::new();
     loop {
@@ -60,7 +61,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         match step {
             None => return Planned::Released,
             Some(Err(text)) => return Planned::Dead(Reason::Rejected, text),
-            Some(Ok(Step::Missing)) => return missing(SESSIONS, &session),
+            Some(Ok(Step::Missing)) => return missing_or_purged(records, SESSIONS, &session, patience).await,
             Some(Ok(Step::Expired)) => return Planned::Done(Outcome::Expired),
             Some(Ok(Step::Again)) => {}
             // What came after the session was claimed moves, too; until nothing is left.
@@ -74,11 +75,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
             }
         }
     }
-    if claim.clear(patience).await.is_none() {
-        return Planned::Released;
-    }
-    let entry = due.audit(&session, &change, outcome);
-    match patiently!(patience, "mongodb", records.store.audit(std::slice::from_ref(&entry))) {
+    match claim.clear(patience).await {
         Some(()) => Planned::Done(outcome),
         None => Planned::Released,
     }
@@ -89,6 +86,8 @@ struct Claim<'a> {
     session: &'a str,
     user: &'a str,
     change: &'a Change,
+    /// Recorded with the transaction that claims the session.
+    entry: AuditEntry,
 }
 
 impl Claim<'_> {
@@ -106,10 +105,21 @@ impl Claim<'_> {
         let versions = patiently!(patience, "mongodb", store.records(VERSIONS, of_them.clone(), i64::MAX))?;
         for content in documents.iter().chain(&versions).filter_map(content) {
             if let Entry::Vacant(place) = copied.entry(content.key.clone()) {
-                place.insert(patiently!(patience, "objects", self.records.content.give(&content, self.user))?);
+                place.insert(patiently!(patience, "objects", self.give(&content))?);
             }
         }
         Some(())
+    }
+
+    /// A copy under the user's name. What is lost or damaged stays where it is: it does not keep the rest from its owner.
+    async fn give(&self, content: &ContentRef) -> Result<ContentRef, ContentFault> {
+        match self.records.content.give(content, self.user).await {
+            Err(fault) if !fault.kind.passes() => {
+                tracing::error!(%fault, "a claimed content cannot be moved");
+                Ok(content.clone())
+            }
+            given => given,
+        }
     }
 
     /// Gives the rows their owner.
@@ -157,6 +167,9 @@ impl Claim<'_> {
             }
             self.own(&mut session);
             rows.put(SESSIONS, session).await?;
+        }
+        if first {
+            rows.audit(&self.entry).await?;
         }
         Ok(Step::Moved { rows: moved, first })
     }

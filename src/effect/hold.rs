@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, DateTime as BsonDate, Document, doc};
 
 use super::{
     Patience, Planned, Records, patiently,
-    records::{Due, missing},
+    records::{Due, missing_or_purged},
 };
 use crate::{
     config::WriteMode,
@@ -42,20 +42,20 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
     let place = due.declared.write == WriteMode::HoldPlace;
     let held = patiently!(patience, "mongodb", async {
         let rows = transact!(records.store, rows, async {
-            if place { put(&mut rows, due, &key, &change).await } else { lift(&mut rows, &key, &change).await }
+            let held =
+                if place { put(&mut rows, due, &key, &change).await } else { lift(&mut rows, &key, &change).await };
+            if let Ok(Held::Done(Outcome::Written)) = held {
+                rows.audit(&due.audit(&key, &change, Outcome::Written)).await?;
+            }
+            held
         });
         rows.refusal()
     });
-    let outcome = match held {
-        None => return Planned::Released,
-        Some(Err(text)) => return Planned::Dead(Reason::Rejected, text),
-        Some(Ok(Held::Missing(collection, key))) => return missing(collection, &key),
-        Some(Ok(Held::Done(outcome))) => outcome,
-    };
-    let entry = due.audit(&key, &change, outcome);
-    match patiently!(patience, "mongodb", records.store.audit(std::slice::from_ref(&entry))) {
-        Some(()) => Planned::Done(outcome),
+    match held {
         None => Planned::Released,
+        Some(Err(text)) => Planned::Dead(Reason::Rejected, text),
+        Some(Ok(Held::Missing(collection, key))) => missing_or_purged(records, collection, &key, patience).await,
+        Some(Ok(Held::Done(outcome))) => Planned::Done(outcome),
     }
 }
 

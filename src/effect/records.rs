@@ -322,6 +322,21 @@ pub(super) fn ended(end: &End, collection: &str, key: &str) -> Planned {
     }
 }
 
+/// What the task refers to is not there: the lifecycle purged it, or it may come yet.
+pub(super) async fn missing_or_purged(
+    records: &Records,
+    collection: &str,
+    key: &str,
+    patience: &Patience<'_>,
+) -> Planned {
+    let keys = [key];
+    match patiently!(patience, "mongodb", records.store.purged(collection, &keys)) {
+        None => Planned::Released,
+        Some(purged) if purged.contains(key) => Planned::Done(Outcome::Expired),
+        Some(_) => missing(collection, key),
+    }
+}
+
 /// What the task refers to is not there: it may come yet.
 pub(super) fn missing(collection: &str, key: &str) -> Planned {
     let text =

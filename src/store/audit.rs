@@ -23,7 +23,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    fn document(&self) -> Document {
+    pub(super) fn document(&self) -> Document {
         let mut entry = doc! {
             "_id": &self.id,
             "at": BsonDate::from_millis(self.at.timestamp_millis()),

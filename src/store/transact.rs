@@ -10,7 +10,7 @@ use mongodb::{
     options::{ReadConcern, TransactionOptions},
 };
 
-use super::{Store, StoreFault};
+use super::{AUDIT_LOG, AuditEntry, Store, StoreFault};
 use crate::{
     metrics::ErrorClass,
     record::{self, SYNC},
@@ -181,6 +181,13 @@ impl Rows<'_> {
             Some(stored) => self.replace(collection, record::rev(stored), &document).await?,
         }
         Ok((Some(document), folded.ends))
+    }
+
+    /// Records an operation together with what it does.
+    pub async fn audit(&mut self, entry: &AuditEntry) -> Result<(), RowsError> {
+        let log = self.store.db.collection::<Document>(AUDIT_LOG);
+        log.insert_one(entry.document()).session(&mut self.session).await?;
+        Ok(())
     }
 
     /// Changes all rows that match; answers how many. The update has to raise `_sync.rev`.

@@ -150,7 +150,7 @@ async fn many_touches_become_few_writes() {
     assert_eq!((ended.all(), ended.dead, ended.expired), (2_000, 0, 0), "{ended:?}");
     let intervals = start.elapsed().as_secs() as i64 + 1;
     for (collection, id, field, newest) in
-        [("documents", "d1", "lastAccessedAt", 1_998i64), ("sessions", "s1", "lastActivityAt", 1_999)]
+        [("documents", "d1", "lastAccessedAt", 1_999i64), ("sessions", "s1", "lastActivityAt", 1_998)]
     {
         let found = feed.record(collection, id).await;
         let writes = rev(&found) - 1;
