@@ -138,6 +138,7 @@ def _mongod(port, members):
     return {
         "entrypoint": ["mongod"],
         "command": ["--port", str(port), "--bind_ip_all", "--replSet", "rs0", "--oplogSize", "512",
-                    "--wiredTigerCacheSizeGB", "1" if members == 1 else "0.5"],
+                    "--wiredTigerCacheSizeGB", "1" if members == 1 else "0.5",
+                    "--setParameter", "transactionLifetimeLimitSeconds=5"],
         "healthcheck": {"disable": True},
     }

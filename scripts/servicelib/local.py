@@ -135,7 +135,9 @@ class Local:
         data = os.path.join(self.home, "mongodb-%d" % number)
         os.makedirs(data, exist_ok=True)
         return [program, "--port", str(port), "--bind_ip", "127.0.0.1", "--dbpath", data, "--replSet", "rs0", "--nounixsocket",
-                "--wiredTigerCacheSizeGB", cache, "--oplogSize", "512", "--setParameter", "diagnosticDataCollectionEnabled=false"]
+                "--wiredTigerCacheSizeGB", cache, "--oplogSize", "512", "--setParameter", "diagnosticDataCollectionEnabled=false",
+                # What a killed process leaves open, keeps others off its rows for this long.
+                "--setParameter", "transactionLifetimeLimitSeconds=5"]
 
 
 def _redis_pid(port):

@@ -11,7 +11,7 @@ use mongodb::bson::{Bson, DateTime as BsonDate, Document, deserialize_from_bson,
 
 use super::{
     Patience, Planned, Records, patiently,
-    records::{Due, missing_or_purged},
+    records::{Due, given_back, missing_or_purged},
 };
 use crate::{
     content::{ContentFault, ContentRef},
@@ -60,7 +60,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         });
         match step {
             None => return Planned::Released,
-            Some(Err(text)) => return Planned::Dead(Reason::Rejected, text),
+            Some(Err(given)) => return given_back(given),
             Some(Ok(Step::Missing)) => return missing_or_purged(records, SESSIONS, &session, patience).await,
             Some(Ok(Step::Expired)) => return Planned::Done(Outcome::Expired),
             Some(Ok(Step::Again)) => {}

@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, DateTime as BsonDate, Document, doc};
 
 use super::{
     Patience, Planned, Records, patiently,
-    records::{Due, missing_or_purged},
+    records::{Due, given_back, missing_or_purged},
 };
 use crate::{
     config::WriteMode,
@@ -53,7 +53,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
     });
     match held {
         None => Planned::Released,
-        Some(Err(text)) => Planned::Dead(Reason::Rejected, text),
+        Some(Err(given)) => given_back(given),
         Some(Ok(Held::Missing(collection, key))) => missing_or_purged(records, collection, &key, patience).await,
         Some(Ok(Held::Done(outcome))) => Planned::Done(outcome),
     }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream::FuturesUnordered};
 use mongodb::bson::doc;
 use serde_json::Value;
@@ -17,12 +17,13 @@ use super::{
 };
 use crate::{
     cache::CacheWriter,
+    clock,
     config::WriteMode,
     content::Content,
     metrics::{ErrorClass, Outcome},
     record::{Action, Change, End, RecordType, Registry},
     status::Health,
-    store::{AuditEntry, RecordEntry, RecordSet, Store},
+    store::{AuditEntry, Given, RecordEntry, RecordSet, Store},
     task::{Reason, Task},
     vault::Vault,
 };
@@ -319,6 +320,17 @@ pub(super) fn ended(end: &End, collection: &str, key: &str) -> Planned {
         End::Expired => Planned::Done(Outcome::Expired),
         End::Missing => missing(collection, key),
         End::Refused(text) => Planned::Dead(Reason::Rejected, text.clone()),
+    }
+}
+
+/// How soon a task comes again that gave way to others at the same records.
+const GIVE_WAY: TimeDelta = TimeDelta::seconds(1);
+
+/// What a transaction without an effect means for its task: others of the batch go on, and nothing is counted against it.
+pub(super) fn given_back(given: Given) -> Planned {
+    match given {
+        Given::Up(text) => Planned::Dead(Reason::Rejected, text),
+        Given::Way => Planned::Later { at_ms: (clock::now() + GIVE_WAY).timestamp_millis() },
     }
 }
 

@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 
 use super::{
     Patience, Planned, Records, patiently,
-    records::{Due, ended},
+    records::{Due, ended, given_back},
 };
 use crate::{
     record::{Change, End},
@@ -46,7 +46,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
     });
     match linked {
         Some(Ok(end)) => ended(&end, LINKS, &key),
-        Some(Err(text)) => Planned::Dead(Reason::Rejected, text),
+        Some(Err(given)) => given_back(given),
         None => Planned::Released,
     }
 }

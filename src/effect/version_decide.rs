@@ -9,7 +9,7 @@ use super::{
     Patience, Planned, Records,
     numbered::point,
     patiently,
-    records::{Due, missing},
+    records::{Due, given_back, missing},
     versions::AI,
 };
 use crate::{
@@ -37,7 +37,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
     });
     let outcome = match decided {
         None => return Planned::Released,
-        Some(Err(text)) => return Planned::Dead(Reason::Rejected, text),
+        Some(Err(given)) => return given_back(given),
         Some(Ok(Decided::Done(outcome))) => outcome,
         Some(Ok(Decided::Missing(collection, id))) => {
             let ids = [id.as_str()];

@@ -10,13 +10,13 @@ use super::{
     content::{failed, owner, remove, stored},
     numbered::{COUNTER, Committed, commit, number},
     patiently,
-    records::missing,
+    records::{given_back, missing},
 };
 use crate::{
     content::{ContentRef, Sealing, described, key},
     metrics::Outcome,
     record::{Clock, is_fenced},
-    store::{DOCUMENT_VERSIONS, DOCUMENTS, Refusal, StoreFault, transact},
+    store::{DOCUMENT_VERSIONS, DOCUMENTS, Given, Refusal, StoreFault, transact},
     task::Reason,
 };
 
@@ -141,7 +141,11 @@ async fn make_page(
         });
         match committed {
             None => break,
-            Some(Err(text)) => return Err(text),
+            Some(Err(Given::Up(text))) => return Err(text),
+            Some(Err(Given::Way)) => {
+                planned.extend(open.iter().map(|new| (new.position, given_back(Given::Way))));
+                return Ok(planned);
+            }
             Some(Ok(Committed::Again)) => loose.extend(ready.iter().map(Stored::loose)),
             Some(Ok(Committed::Ends(ends))) => {
                 let lost = ready.iter().zip(&ends).filter(|(_, end)| **end != Outcome::Written);

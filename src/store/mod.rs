@@ -32,7 +32,7 @@ pub use related::{CONTEXT_LINKS, Direction, Link, MAX_DEPTH, MAX_LINKS, Related}
 pub use search::{After, CONTEXTS, Hit, Importance, Kind, MAX_HITS, Page, Search};
 pub use shadow::Shadow;
 pub(crate) use transact::transact;
-pub use transact::{Refusal, Rows, RowsError, TransactError};
+pub use transact::{Given, Refusal, Rows, RowsError, TransactError};
 
 /// Collections that tasks are written to; dead letters among them.
 pub const ANALYSES: &str = "analyses";

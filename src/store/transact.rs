@@ -11,10 +11,7 @@ use mongodb::{
 };
 
 use super::{AUDIT_LOG, AuditEntry, Store, StoreFault};
-use crate::{
-    metrics::ErrorClass,
-    record::{self, SYNC},
-};
+use crate::record::{self, SYNC};
 
 /// A transaction that meets others is tried again this often; then the caller waits longer.
 const TRIES: u32 = 40;
@@ -30,19 +27,36 @@ pub enum TransactError {
     /// It cannot be done; the text says why. Nothing was kept.
     #[error("{0}")]
     Refused(String),
+    /// It met others again and again, for instance a transaction that a killed worker left open: MongoDB ends that after
+    /// `transactionLifetimeLimitSeconds`. Nothing was kept.
+    #[error("a transaction met others {TRIES} times: {0}")]
+    Met(String),
+}
+
+/// A transaction without an effect that is no fault of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Given {
+    /// For good; the text says why.
+    Up(String),
+    /// Others are at the same records: later.
+    Way,
 }
 
 /// Tells a refusal, which is final, from a fault, which is worth another try.
 pub trait Refusal<T> {
-    /// `Ok(Err(text))`: it is refused.
-    fn refusal(self) -> Result<Result<T, String>, StoreFault>;
+    /// `Ok(Err(given))`: it has no effect, and MongoDB is well.
+    fn refusal(self) -> Result<Result<T, Given>, StoreFault>;
 }
 
 impl<T> Refusal<T> for Result<T, TransactError> {
-    fn refusal(self) -> Result<Result<T, String>, StoreFault> {
+    fn refusal(self) -> Result<Result<T, Given>, StoreFault> {
         match self {
             Ok(value) => Ok(Ok(value)),
-            Err(TransactError::Refused(text)) => Ok(Err(text)),
+            Err(TransactError::Refused(text)) => Ok(Err(Given::Up(text))),
+            Err(TransactError::Met(text)) => {
+                tracing::info!(text, "a transaction gives way");
+                Ok(Err(Given::Way))
+            }
             Err(TransactError::Store(fault)) => Err(fault),
         }
     }
@@ -275,8 +289,7 @@ impl<'a> Transaction<'a> {
         if self.attempt < TRIES {
             return Ok(None);
         }
-        Err(StoreFault::answer(ErrorClass::Unavailable, format!("a transaction met others {TRIES} times: {met}"))
-            .into())
+        Err(TransactError::Met(met))
     }
 
     async fn commit(&self, rows: &mut Rows<'a>) -> Result<(), Stop> {

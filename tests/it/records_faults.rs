@@ -158,8 +158,10 @@ async fn a_mongodb_that_dies_and_comes_back_has_everything_once() {
 async fn an_object_store_that_is_away_is_waited_for() {
     let world = World::new().await.set("retry.attempts", 2);
     let objects = world.dir().join("objects");
+    let mut feed = world.feed().await;
+    // The store's place is lost while the worker runs: a disk that is unmounted, say.
+    std::fs::remove_dir_all(&objects).unwrap();
     std::fs::write(&objects, "in the way").unwrap();
-    let mut feed = world.feed_unready().await;
     let plain = json!({ "sessionId": "s9", "status": "idle", "updatedAt": at(1) });
     feed.send(&[document(1), document(2), Event::new("session.persist.v1", "plain", plain)]).await;
     // Longer than two attempts would take.
@@ -169,6 +171,7 @@ async fn an_object_store_that_is_away_is_waited_for() {
     let why = feed.worker.becomes_unready().await;
     assert!(why.contains("object") || why.contains("content"), "{why}");
     std::fs::remove_file(&objects).unwrap();
+    std::fs::create_dir(&objects).unwrap();
     eventually("the documents are there", || async { when(feed.size("documents").await == 2) }).await;
     assert_eq!(feed.rest().await, Ended { written: 3, ..Ended::default() });
     assert_eq!(feed.objects().len(), 2);
