@@ -91,12 +91,6 @@ impl World {
         Feed { world: self, worker, before: Ended::default() }
     }
 
-    /// As [`World::feed`], without waiting until the worker is ready.
-    pub async fn feed_unready(self) -> Feed {
-        let worker = self.env.worker(QUEUE).start();
-        Feed { world: self, worker, before: Ended::default() }
-    }
-
     /// As [`World::feed`], with a settings file.
     pub async fn feed_with(self, toml: &str) -> Feed {
         let worker = self.env.worker(QUEUE).config(toml).ready().await;

@@ -317,6 +317,7 @@ async fn holds_are_placed_and_lifted_on_the_record_itself() {
         feed.one(lift(&format!("l2-{kind}"), &second, 7), "written").await;
         assert_eq!(held(&feed, collection, entity).await, 0, "{kind}");
     }
+    // A lift of what was lifted already leaves none.
     assert_eq!(feed.size("audit_log").await, 12);
     let (reason, _) = feed.dies(lift("nothing", "h-none", 9)).await;
     assert_eq!(reason, "missing");
