@@ -104,7 +104,8 @@ async fn tasks_about_what_is_purged_expire() {
         Event::new("user.save.v1", "j", json!({ "userId": "u9", "updatedAt": at(9) })),
         Event::new("user.claim.v1", "k", json!({ "sessionId": "s1", "userId": "u1", "claimedAt": at(9) })),
     ] {
-        feed.one(event, "expired").await;
+        let ended = feed.apply(&[event]).await;
+        assert_eq!(ended, Ended { expired: 1, ..Ended::default() }, "{:?}", feed.letters().await);
     }
     for collection in ["documents", "contexts", "sessions", "users", "document_versions", "dead_letters"] {
         assert_eq!(feed.size(collection).await, 0, "{collection}");

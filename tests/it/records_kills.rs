@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
 use crate::{
-    harness::{Event, Metrics, Worker, var},
+    harness::{Env, Event, Metrics, MongodServer, Worker, services, var},
     list_queue::number,
     records_common::{QUEUE, World, at, at_micros, date_at, state, text},
     records_declared::{entries, task, types},
@@ -75,8 +75,11 @@ async fn six_kills_of_workers_with_records_in_hand() {
     let seed = given("KILL_SEED").unwrap_or_else(rand::random);
     println!("KILL_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let world = World::new()
-        .await
+    let Some(mongod) = MongodServer::start().await else { return };
+    let env = Env::on(&services::shared().redis, &mongod.uri()).await;
+    // A transaction of a killed worker holds its records for a minute, if MongoDB is not told otherwise.
+    mongod.set_parameter(doc! { "transactionLifetimeLimitSeconds": 3 }).await;
+    let world = World::in_env(env)
         .short_lease()
         .set("worker.poll_max", "20ms")
         .set("queues.records.batch.tasks", 50)
@@ -100,10 +103,13 @@ async fn six_kills_of_workers_with_records_in_hand() {
     for i in (1..all.len()).rev() {
         all.swap(i, rng.random_range(0..=i));
     }
-    let (count, kills) = (all.len(), 6);
+    let (count, kills) = (all.len(), given("KILLS").unwrap_or(6) as usize);
     let mut hits = 0;
-    for part in all.chunks(count / kills + 1) {
+    for part in all.chunks(count / kills.max(1) + 1) {
         world.send(part).await;
+        if kills == 0 {
+            continue;
+        }
         let victim = rng.random_range(0..workers.len());
         workers[victim].becomes_ready().await;
         let in_hand = async { while workers[victim].metrics().await.sum("tasks_in_flight", &[]) == 0.0 {} };
@@ -116,7 +122,7 @@ async fn six_kills_of_workers_with_records_in_hand() {
         workers[victim] = start();
     }
     println!("{count} tasks; {hits} of {kills} kills hit a worker with tasks in hand");
-    assert!(hits > 0, "this proves nothing");
+    assert!(hits > 0 || kills == 0, "this proves nothing");
     world.drained(QUEUE).await;
     for mut worker in workers {
         worker.becomes_ready().await;

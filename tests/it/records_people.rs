@@ -101,6 +101,34 @@ async fn what_an_anonymous_session_made_becomes_the_users() {
     assert_eq!(feed.size("audit_log").await, 1);
 }
 
+/// Without documents there is nothing to move, and an empty session is claimed as well.
+#[tokio::test]
+async fn interactions_go_with_their_session() {
+    let mut feed = World::new().await.feed().await;
+    let mut events = vec![session("s", "s1"), session("s-2", "s2"), session("s-3", "s3")];
+    events.extend(
+        (0..150).map(|i| interaction(&format!("i-{i}"), &format!("i{i}"), if i % 3 == 2 { "s2" } else { "s1" })),
+    );
+    events.extend((0..5).map(|i| {
+        let data =
+            json!({ "aiInteractionId": format!("a{i}"), "sessionId": "s1", "aiResponse": "Yes.", "timestamp": at(1) });
+        Event::new("ai_interaction.log.v1", &format!("a-{i}"), data)
+    }));
+    assert_eq!(feed.apply(&events).await, Ended { written: 158, ..Ended::default() });
+    feed.one(claim("c", "s1", "u1", 5), "written").await;
+    feed.one(claim("c-3", "s3", "u1", 5), "written").await;
+    assert_eq!(owners(&feed, "interactions", doc! { "sessionId": "s1" }).await, ["u1"; 100]);
+    assert_eq!(owners(&feed, "interactions", doc! { "sessionId": "s2" }).await, [""; 50]);
+    assert_eq!(owners(&feed, "ai_interactions", doc! {}).await, ["u1"; 5]);
+    assert_eq!(owners(&feed, "sessions", doc! { "_id": "s3" }).await, ["u1"]);
+    let (reason, error) = feed.dies(claim("thief", "s1", "u2", 6)).await;
+    assert_eq!(reason, "rejected", "{error}");
+    feed.one(claim("c", "s1", "u1", 5), "duplicate").await;
+    // What the session said before it was claimed, late: it does not become anonymous again.
+    feed.apply(&[session("late", "s1").data("updatedAt", at(4)).data("status", "idle")]).await;
+    assert_eq!(owners(&feed, "sessions", doc! { "_id": "s1" }).await, ["u1"]);
+}
+
 #[tokio::test]
 async fn a_claimed_session_cannot_be_claimed_by_another() {
     let mut feed = anonymous().await;
@@ -266,7 +294,7 @@ async fn holds_are_placed_and_lifted_on_the_record_itself() {
     let mut feed = World::new().await.feed().await;
     feed.apply(&[document("d", "d1", ("userId", "u1")), session("s", "s1"), user("u", "u1", 1)]).await;
     for (kind, collection, entity) in
-        [("document", "documents", "d1"), ("session", "sessions", "s1"), ("user", "users", "u1")]
+        [("user", "users", "u1"), ("session", "sessions", "s1"), ("document", "documents", "d1")]
     {
         let (first, second) = (format!("h1-{kind}"), format!("h2-{kind}"));
         feed.one(place(&format!("p1-{kind}"), &first, kind, entity, 3), "written").await;
@@ -289,6 +317,7 @@ async fn holds_are_placed_and_lifted_on_the_record_itself() {
         feed.one(lift(&format!("l2-{kind}"), &second, 7), "written").await;
         assert_eq!(held(&feed, collection, entity).await, 0, "{kind}");
     }
+    // A lift of what was lifted already leaves none.
     assert_eq!(feed.size("audit_log").await, 12);
     let (reason, _) = feed.dies(lift("nothing", "h-none", 9)).await;
     assert_eq!(reason, "missing");

@@ -275,9 +275,9 @@ async fn everything_about_one_document_at_once() {
     assert_eq!(text(&found, "title"), "Title 59");
     assert_eq!(text(&found, "currentVersionId"), "v-r56");
     assert_eq!(found.get("lastAccessedAt"), Some(&crate::records_common::date_at(59)));
-    // The delete at the end closes all of it.
     other.stop().await;
     feed.rest().await;
+    // The deletion closes all of it.
     feed.one(Event::new("document.delete.v1", "end", json!({ "documentId": "d1", "deletedAt": at(3000) })), "written")
         .await;
     feed.apply(&[version("late", "major", 2500, "Late.")]).await;

@@ -80,6 +80,13 @@ impl MongodServer {
         self.admin().await.run_command(command).await.expect("fail points are enabled");
     }
 
+    /// Changes parameters of the running server.
+    pub async fn set_parameter(&self, parameters: Document) {
+        let mut command = doc! { "setParameter": 1 };
+        command.extend(parameters);
+        self.admin().await.run_command(command).await.expect("the parameter can be set");
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
