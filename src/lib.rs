@@ -3,6 +3,8 @@
 //! The data flows one way, and the modules stand in that order:
 //! `intake` (Redis) -> `task` (decode, check) -> `effect` (what a task means, with `analysis`) ->
 //! `batch` and `record` (what is written together, and how it meets what is there) -> `store` (MongoDB) -> `intake` again (settle).
+//! Contents of documents go to an object store (`content`), sensitive fields are sealed on the way (`vault`), what is read is
+//! shown in Redis (`cache`). `read` goes the other way, through memory, Redis and MongoDB, for commands and for `mcp`.
 //! `pipeline` runs that flow on apalis workers; `schedule` runs the jobs of the `contextd-jobs` crate.
 
 pub mod analysis;
