@@ -118,10 +118,14 @@ impl Objects {
         }
     }
 
-    /// Copies an object under another key, durably, in place of one that has it.
+    /// Copies an object under another key, durably. One that is there already stays: a key's bytes never change, and a
+    /// second copy in a directory would leave its staging file behind.
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), ContentFault> {
         let paths = (path(from)?, path(to)?);
         self.is_there().await?;
+        if self.call("look for", to, self.store.head(&paths.1)).await.is_ok() {
+            return Ok(());
+        }
         self.call("copy", from, self.store.copy(&paths.0, &paths.1)).await
     }
 

@@ -38,6 +38,13 @@ pub async fn store(records: &Records, made: &mut [Made<'_>], patience: &Patience
             Ok((id, change)) => {
                 let owned = ["userId", "sessionId"].iter().any(|name| !due.text(name).is_empty());
                 change.required = !owned;
+                // Whose a document is, follows from who saves it; nobody's until a user does, or claims it.
+                if let Action::Merge(fields) = &mut change.action {
+                    match due.text("userId") {
+                        "" => change.create.insert("ownerType", "anon"),
+                        _ => fields.insert("ownerType", "user"),
+                    };
+                }
                 let id = id.clone();
                 Some((*due, id, made))
             }

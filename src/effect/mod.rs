@@ -1,5 +1,6 @@
 //! What a task means: from a checked task to the writes that are its effect.
 
+mod adopt;
 pub mod analyze;
 mod caches;
 mod cascade;

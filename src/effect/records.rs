@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Patience, Planned, caches, cascade, claim, content, document_save, evaluation, hold, patiently, relate,
+    Patience, Planned, adopt, caches, cascade, claim, content, document_save, evaluation, hold, patiently, relate,
     touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
 };
 use crate::{
@@ -245,6 +245,11 @@ impl Records {
         }
         document_save::tidy(self, loose, &set.entries, patience).await;
         let by_position: HashMap<usize, &Due<'_>> = tasks.iter().map(|due| (due.position, due)).collect();
+        if adopt::run(self, &mut set.entries, patience).await.is_none() {
+            let ended = set.entries.iter().filter(|e| !e.ends.is_empty());
+            planned.extend(ended.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
+            return planned;
+        }
         let written = caches::written(&self.caches, &mut set.entries, &by_position);
         tokio::select! {
             () = self.caches.after_write(written) => {}

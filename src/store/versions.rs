@@ -1,10 +1,30 @@
 //! Look-ups of versions that are no look-ups by id.
 
+use std::collections::HashMap;
+
 use mongodb::bson::{Document, doc};
 
 use super::{DOCUMENT_VERSIONS, Store, StoreFault};
 
 impl Store {
+    /// Those of `sessions` that have been claimed, with their users.
+    pub async fn claimed(&self, sessions: &[&str]) -> Result<HashMap<String, String>, StoreFault> {
+        let find = async {
+            let rows = self.db.collection::<Document>("sessions");
+            let filter = doc! { "_id": { "$in": sessions }, "claimedBy": { "$exists": true } };
+            let mut cursor = rows.find(filter).projection(doc! { "claimedBy": 1 }).await?;
+            let mut found = HashMap::new();
+            while cursor.advance().await? {
+                let row = cursor.current();
+                if let (Ok(session), Ok(user)) = (row.get_str("_id"), row.get_str("claimedBy")) {
+                    found.insert(session.to_owned(), user.to_owned());
+                }
+            }
+            Ok(found)
+        };
+        self.bounded("find", find).await
+    }
+
     /// The newest version of a document that is stored as a full copy, along the index of numbers.
     pub async fn last_full_version(&self, document: &str) -> Result<Option<Document>, StoreFault> {
         let versions = self.db.collection::<Document>(DOCUMENT_VERSIONS);
