@@ -27,6 +27,7 @@ mod records_common;
 mod records_declared;
 mod records_faults;
 mod records_kills;
+mod records_life;
 mod records_links;
 mod records_model;
 mod records_people;
