@@ -129,6 +129,23 @@ async fn interactions_go_with_their_session() {
     assert_eq!(owners(&feed, "sessions", doc! { "_id": "s1" }).await, ["u1"]);
 }
 
+/// Delivered after the claim, made before it or after: arrival decides nothing.
+#[tokio::test]
+async fn what_comes_late_of_a_claimed_session_is_the_users() {
+    let mut feed = World::new().await.feed().await;
+    feed.one(session("s", "s1"), "written").await;
+    feed.one(claim("c", "s1", "u1", 5), "written").await;
+    let newer = document("d-2", "d2", ("sessionId", "s1")).data("updatedAt", at(9));
+    feed.apply(&[document("d-1", "d1", ("sessionId", "s1")), newer, interaction("i-1", "i1", "s1")]).await;
+    for (collection, id) in [("documents", "d1"), ("documents", "d2"), ("interactions", "i1")] {
+        assert_eq!(feed.record(collection, id).await.get_str("userId").ok(), Some("u1"), "{id}");
+    }
+    assert!(feed.objects().iter().all(|key| key.starts_with("documents/u1/")), "{:?}", feed.objects());
+    // Whoever says whose it is, is believed.
+    feed.one(interaction("i-2", "i2", "s1").data("userId", "u2"), "written").await;
+    assert_eq!(text(&feed.record("interactions", "i2").await, "userId"), "u2");
+}
+
 #[tokio::test]
 async fn a_claimed_session_cannot_be_claimed_by_another() {
     let mut feed = anonymous().await;
