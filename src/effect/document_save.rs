@@ -60,8 +60,21 @@ pub async fn store(records: &Records, made: &mut [Made<'_>], patience: &Patience
         saves.iter_mut().for_each(|(_, _, made)| **made = Err(Planned::Released));
         return loose;
     };
+    let anonymous = saves.iter().filter(|(due, ..)| due.text("userId").is_empty());
+    let sessions: Vec<&str> = anonymous.map(|(due, ..)| due.text("sessionId")).filter(|id| !id.is_empty()).collect();
+    let claimed = match sessions.is_empty() {
+        true => Some(HashMap::new()),
+        false => patiently!(patience, "mongodb", records.store.claimed(&sessions)),
+    };
+    let Some(claimed) = claimed else {
+        saves.iter_mut().for_each(|(_, _, made)| **made = Err(Planned::Released));
+        return loose;
+    };
     for chunk in saves.chunks_mut(AT_ONCE) {
-        let puts = chunk.iter_mut().map(|(due, id, made)| put(records, due, rows.get(id), made, patience));
+        let puts = chunk.iter_mut().map(|(due, id, made)| {
+            let place = Place { row: rows.get(id), user: claimed.get(due.text("sessionId")).map(String::as_str) };
+            put(records, due, place, made, patience)
+        });
         let keys = join_all(puts).await;
         for ((_, id, _), key) in chunk.iter().zip(keys) {
             let before = rows.get(id).and_then(described).map(|content| content.key);
@@ -71,11 +84,18 @@ pub async fn store(records: &Records, made: &mut [Made<'_>], patience: &Patience
     loose
 }
 
+/// What is known of whose a document is, beside its task.
+struct Place<'a> {
+    row: Option<&'a Document>,
+    /// Who claimed the task's session.
+    user: Option<&'a str>,
+}
+
 /// Stores one content; answers its key.
 async fn put(
     records: &Records,
     due: &Due<'_>,
-    row: Option<&Document>,
+    place: Place<'_>,
     made: &mut Result<(String, Change), Planned>,
     patience: &Patience<'_>,
 ) -> Option<String> {
@@ -86,7 +106,8 @@ async fn put(
         return None;
     };
     let given = |name| Some(due.text(name)).filter(|id| !id.is_empty());
-    let Some(owner) = row.and_then(owner).or_else(|| given("userId")).or_else(|| given("sessionId")) else {
+    let told = given("userId").or(place.user).or_else(|| given("sessionId"));
+    let Some(owner) = place.row.and_then(owner).or(told) else {
         *made = Err(unknown(id));
         return None;
     };
