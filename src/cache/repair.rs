@@ -145,7 +145,7 @@ impl Inner {
         for (shadow, (_, document)) in of_record.into_iter().zip(&records) {
             // Read with majority after it was noted: what is there is at least what was noted.
             let shadow = Shadow { rev: kind.rev(document).max(shadow.rev), ..shadow.clone() };
-            match self.entry(kind, document, now_ms) {
+            match self.entry(kind, document, false, now_ms) {
                 // Never was in Redis, and is not to be.
                 None => quiet.push(shadow),
                 Some(entry) => {

@@ -41,6 +41,8 @@ pub struct Written {
     pub kind: Arc<str>,
     /// The whole record as it is in MongoDB now.
     pub document: Document,
+    /// Whether the write left the strategy that the record names, and its state, as they were.
+    pub kept_strategy: bool,
 }
 
 /// Writes the cache after MongoDB. Clones share everything.
@@ -98,14 +100,14 @@ impl CacheWriter {
         }
         let acked = Instant::now();
         let since = clock::now();
-        let known = |w: Written| Some((this.kinds.get(&w.kind)?, w.document));
-        let mut records: Vec<(&Kind, Document)> = written.into_iter().filter_map(known).collect();
+        let known = |w: Written| Some(((this.kinds.get(&w.kind)?, w.document), w.kept_strategy));
+        let (mut records, kept): (Vec<(&Kind, Document)>, Vec<bool>) = written.into_iter().filter_map(known).unzip();
         records.iter().for_each(|(kind, _)| this.access.note(&kind.name, Access::Write, 1));
         let waiting = this.waiting.fetch_add(1, Ordering::Relaxed);
         let guard = Waiting(&this.waiting);
         let mut behind = vec![true; records.len()];
         if waiting < this.most_waiting && !this.cache.is_away() {
-            let sync = this.sync(&mut records, since.timestamp_millis(), &mut behind);
+            let sync = this.sync(&mut records, &kept, since.timestamp_millis(), &mut behind);
             if tokio::time::timeout(this.within, sync).await.is_err() {
                 this.cache.answered(false);
             }
@@ -141,14 +143,14 @@ impl Inner {
     }
 
     /// Writes values and markers; clears the flags of `behind` whose records are in step.
-    async fn sync(&self, records: &mut [(&Kind, Document)], now_ms: i64, behind: &mut [bool]) {
+    async fn sync(&self, records: &mut [(&Kind, Document)], kept: &[bool], now_ms: i64, behind: &mut [bool]) {
         if self.count_interactions(records).await.is_err() {
             return;
         }
         let mut entries = Vec::with_capacity(records.len());
         let mut positions = Vec::with_capacity(records.len());
         for (i, (kind, document)) in records.iter().enumerate() {
-            match self.entry(kind, document, now_ms) {
+            match self.entry(kind, document, kept[i], now_ms) {
                 Some(entry) => {
                     entries.push(entry);
                     positions.push(i);
@@ -195,8 +197,9 @@ impl Inner {
         Ok(())
     }
 
-    /// What Redis is to be told; `None`: nothing.
-    pub fn entry(&self, kind: &Kind, document: &Document, now_ms: i64) -> Option<Entry> {
+    /// What Redis is to be told; `None`: nothing. With `kept` the record's strategy was the same before: if that has it
+    /// not cached, whoever chose it has told Redis, or does until the task that did so is settled.
+    pub fn entry(&self, kind: &Kind, document: &Document, kept: bool, now_ms: i64) -> Option<Entry> {
         let is_new = document.get_document("_sync").is_ok_and(|s| s.get_i64("rev").is_ok_and(|rev| rev == 1));
         match kind.plan(document, now_ms) {
             Plan::Put(c) => {
@@ -207,7 +210,7 @@ impl Inner {
                 Some(Entry { kind: kind.name.clone(), id, rev, bytes, ttl, is_marker: false, is_new })
             }
             // What never was in Redis needs no marker.
-            Plan::Gone { why, .. } if is_new && kind.by.is_empty() && why == Absence::Strategy => None,
+            Plan::Gone { why, .. } if (is_new || kept) && kind.by.is_empty() && why == Absence::Strategy => None,
             Plan::Gone { id, rev, why } => {
                 match why {
                     Absence::TooLarge => self.event(&kind.name, CacheEvent::TooLarge),

@@ -28,8 +28,9 @@ pub fn written(caches: &CacheWriter, entries: &mut [RecordEntry], tasks: &HashMa
         {
             let mut kinds = caches.kinds_of(entry.collection);
             let last = kinds.pop();
-            written.extend(kinds.into_iter().map(|kind| Written { kind, document: document.clone() }));
-            written.extend(last.map(|kind| Written { kind, document }));
+            let kept_strategy = entry.kept_strategy;
+            written.extend(kinds.into_iter().map(|kind| Written { kind, document: document.clone(), kept_strategy }));
+            written.extend(last.map(|kind| Written { kind, document, kept_strategy }));
         }
     }
     written
@@ -109,7 +110,11 @@ pub async fn refresh(
         let found = patiently!(patience, "mongodb", records.store.records_by_id(collection, &ids))?;
         let mut written = Vec::with_capacity(found.len() * kinds.len());
         for kind in &kinds {
-            written.extend(found.values().map(|d| Written { kind: kind.clone(), document: d.clone() }));
+            written.extend(found.values().map(|d| Written {
+                kind: kind.clone(),
+                document: d.clone(),
+                kept_strategy: false,
+            }));
         }
         records.caches.after_write(written).await;
         if is_last {

@@ -186,8 +186,18 @@ fn fields(declared: &RecordType, task: &Task) -> Result<(Document, Document), Ch
     let dates: Vec<&str> = declared.dates.iter().map(String::as_str).collect();
     let mut raw = RawDocumentBuf::new();
     append_object(&mut raw, &task.data, &[], &dates)?;
-    let all = Document::try_from(raw).unwrap_or_default();
-    Ok(all.into_iter().partition(|(name, _)| !declared.key.contains(name)))
+    let (mut fields, mut of_key) = (Document::new(), Document::new());
+    // Just written above: every element can be read.
+    for (name, value) in raw.iter().filter_map(Result::ok) {
+        let Ok(value) = Bson::try_from(value) else { continue };
+        let is_key = declared.key.iter().any(|key| key == name.as_str());
+        if is_key {
+            of_key.insert(name.as_str(), value)
+        } else {
+            fields.insert(name.as_str(), value)
+        };
+    }
+    Ok((fields, of_key))
 }
 
 /// The schema's defaults of what the data leaves out, for a record that is made.

@@ -5,7 +5,7 @@
 //! times gives the same record (exceptions: `createdAt` is the first arrival's unless the data has it, and a task older
 //! than a deletion that comes after it is dropped, so that nothing it says appears after a restoration).
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, cstr, doc};
 
 use super::{
     Action, Change, Clock, Sync,
@@ -35,6 +35,8 @@ pub enum End {
 pub struct Folded {
     /// The record as it is to be written; `None` if nothing changes.
     pub document: Option<Document>,
+    /// The same, encoded; `None` also if it cannot be.
+    pub raw: Option<RawDocumentBuf>,
     /// One for each change, in the given order.
     pub ends: Vec<End>,
 }
@@ -44,15 +46,65 @@ const MAX_DOCUMENT: usize = 16 * 1024 * 1024 - 16 * 1024;
 
 /// Applies `changes` to the record `key`, of which `stored` is there.
 pub fn fold(key: &str, stored: Option<&Document>, changes: &[&Change]) -> Folded {
-    let folded = fold_all(key, stored, changes, false);
-    match &folded.document {
-        Some(document) if size(document) > MAX_DOCUMENT => fold_all(key, stored, changes, true),
-        _ => folded,
+    fold_from(key, || stored.cloned(), changes)
+}
+
+/// [`fold`] for a caller that has the stored record in another form: `stored` makes it, mostly once.
+pub fn fold_from(key: &str, stored: impl Fn() -> Option<Document>, changes: &[&Change]) -> Folded {
+    let folded = fold_all(key, stored(), changes, false);
+    match (&folded.document, &folded.raw) {
+        (Some(_), Some(raw)) if raw.as_bytes().len() <= MAX_DOCUMENT => folded,
+        (Some(_), _) => fold_all(key, stored(), changes, true),
+        (None, _) => folded,
     }
 }
 
+/// A new record of a change that inserts it, encoded without being built: what [`fold`] makes of it where nothing is
+/// stored. `None`: it takes a fold.
+pub fn inserted(key: &str, change: &Change) -> Option<RawDocumentBuf> {
+    let Action::Insert(fields) = &change.action else { return None };
+    if change.required || fields.contains_key("_id") {
+        return None;
+    }
+    let mut out = RawDocumentBuf::new();
+    out.append(cstr!("_id"), key);
+    let mut out = out.into_bytes();
+    out.pop();
+    let given = change.create.iter().filter(|(name, _)| !fields.contains_key(*name));
+    let create: Document = given.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let sync = doc! { SYNC: first_sync(change).to_document() };
+    for part in [&create, fields, &sync] {
+        let part = RawDocumentBuf::try_from(part).ok()?.into_bytes();
+        // Between the length and the end are the elements.
+        out.extend_from_slice(&part[4..part.len() - 1]);
+    }
+    out.push(0);
+    let size = i32::try_from(out.len()).ok().filter(|_| out.len() <= MAX_DOCUMENT)?;
+    out[..4].copy_from_slice(&size.to_le_bytes());
+    RawDocumentBuf::from_bytes(out).ok()
+}
+
+/// The record that [`inserted`] has encoded; takes the change's fields.
+pub fn into_inserted(key: &str, change: &mut Change) -> Document {
+    let sync = first_sync(change).to_document();
+    let mut document = match &mut change.action {
+        Action::Insert(fields) => std::mem::take(fields),
+        _ => Document::new(),
+    };
+    for (name, value) in std::mem::take(&mut change.create) {
+        document.entry(name).or_insert(value);
+    }
+    document.insert("_id", key);
+    document.insert(SYNC, sync);
+    document
+}
+
+fn first_sync(change: &Change) -> Sync {
+    Sync { rev: 1, order: change.clock.0, task: change.task.clone(), ..Sync::default() }
+}
+
 /// With `weigh`, a change that makes the record too large is left out.
-fn fold_all(key: &str, stored: Option<&Document>, changes: &[&Change], weigh: bool) -> Folded {
+fn fold_all(key: &str, stored: Option<Document>, changes: &[&Change], weigh: bool) -> Folded {
     let mut record = Record::new(key, stored);
     let mut ends: Vec<End> = vec![End::Missing; changes.len()];
     let mut last: Option<Clock> = None;
@@ -76,7 +128,9 @@ fn fold_all(key: &str, stored: Option<&Document>, changes: &[&Change], weigh: bo
             _ => end,
         };
     }
-    Folded { document: record.finish(stored), ends }
+    let document = record.finish();
+    let raw = document.as_ref().and_then(|d| RawDocumentBuf::try_from(d).ok());
+    Folded { document, raw, ends }
 }
 
 fn size(document: &Document) -> usize {
@@ -92,18 +146,19 @@ struct Record {
 }
 
 impl Record {
-    fn new(key: &str, stored: Option<&Document>) -> Self {
-        let sync = stored.map(Sync::of).unwrap_or_default();
-        let mut document = stored.cloned().unwrap_or_else(|| mongodb::bson::doc! { "_id": key });
+    fn new(key: &str, stored: Option<Document>) -> Self {
+        let sync = stored.as_ref().map(Sync::of).unwrap_or_default();
+        let exists = stored.is_some();
+        let mut document = stored.unwrap_or_else(|| doc! { "_id": key });
         document.remove(SYNC);
-        Self { document, sync, exists: stored.is_some(), changed: false }
+        Self { document, sync, exists, changed: false }
     }
 
-    fn finish(mut self, stored: Option<&Document>) -> Option<Document> {
+    fn finish(mut self) -> Option<Document> {
         if !self.changed {
             return None;
         }
-        self.sync.rev = stored.and_then(super::rev).unwrap_or(0) + 1;
+        self.sync.rev += 1;
         self.document.insert(SYNC, self.sync.to_document());
         Some(self.document)
     }
@@ -166,7 +221,10 @@ impl Record {
                 Some(at) if at == clock.0 => same = true,
                 Some(at) if at > clock.0 => {}
                 _ => {
-                    self.document.insert(name, value.clone());
+                    match self.document.get_mut(name) {
+                        Some(there) => there.clone_from(value),
+                        None => drop(self.document.insert(name, value.clone())),
+                    }
                     self.sync.set_clock(name, clock);
                     newer = true;
                 }

@@ -4,7 +4,7 @@ use chrono::DateTime;
 use mongodb::bson::{Bson, Document, doc};
 use proptest::prelude::*;
 
-use super::{Action, Change, Clock, End, fold, is_deleted, stored::SYNC};
+use super::{Action, Change, Clock, End, fold, inserted, into_inserted, is_deleted, stored::SYNC};
 
 fn change(order: i64, id: usize, action: Action) -> Change {
     let task = format!("t{id}@/test");
@@ -187,4 +187,20 @@ fn a_record_that_is_being_purged_stays_as_it_is() {
     let changes = [change(9, 1, Action::Merge(doc! { "a": 1 })), change(9, 2, Action::Restore)];
     let folded = fold("k", Some(&stored), &changes.iter().collect::<Vec<_>>());
     assert_eq!((folded.document, folded.ends), (None, vec![End::Expired, End::Expired]));
+}
+
+#[test]
+fn a_record_that_is_inserted_without_a_fold_is_the_same() {
+    for fields in [doc! {}, doc! { "a": { "b": [1, "x"] }, "z": 1_i64 }, doc! { "createdAt": "given", "b": Bson::Null }]
+    {
+        let mut insert = change(7, 1, Action::Insert(fields));
+        let folded = fold("k", None, &[&insert]).document.unwrap();
+        let raw = inserted("k", &insert).unwrap();
+        assert_eq!(Document::try_from(raw).unwrap(), folded);
+        assert_eq!(into_inserted("k", &mut insert), folded);
+    }
+    let mut waits = change(7, 1, Action::Insert(doc! { "a": 1 }));
+    waits.required = true;
+    assert_eq!(inserted("k", &waits), None);
+    assert_eq!(inserted("k", &change(7, 1, Action::Merge(doc! { "a": 1 }))), None);
 }

@@ -18,6 +18,6 @@ mod stored;
 pub use change::{Action, Change, ChangeError};
 pub use clock::{Clock, ClockError};
 pub use declare::{Cascade, RecordType, Registry};
-pub use fold::{End, Folded, fold};
+pub use fold::{End, Folded, fold, fold_from, inserted, into_inserted};
 pub use live::{Life, Live};
 pub use stored::{SYNC, Sync, is_deleted, is_fenced, rev};

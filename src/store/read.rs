@@ -23,7 +23,7 @@ impl Store {
     pub async fn by_ids(&self, collection: &str, ids: &[String]) -> Result<Vec<Document>, StoreFault> {
         let find = async {
             let documents = self.db.collection::<Document>(collection);
-            documents.find(doc! { "_id": { "$in": ids } }).await?.try_collect().await
+            documents.find(doc! { "_id": { "$in": ids } }).batch_size(10_000).await?.try_collect().await
         };
         self.bounded("find", find).await
     }

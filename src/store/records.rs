@@ -8,11 +8,12 @@
 //! (see `bulk` for what that saves).
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use mongodb::bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Document, RawArrayBuf, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use super::{
     Store, StoreFault,
@@ -43,13 +44,24 @@ pub struct RecordEntry {
     pub ends: Vec<End>,
     /// The record as MongoDB has it after the changes, as far as it was looked at or written.
     pub document: Option<Document>,
+    /// Whether the changes were written and left the record's own strategy of caching and its state as they were.
+    pub kept_strategy: bool,
     /// Whether it may have been written without our knowing: then finding the changes done means that they were written.
     sent: bool,
 }
 
 impl RecordEntry {
     pub fn new(collection: &'static str, key: String) -> Self {
-        Self { collection, key, changes: vec![], tasks: vec![], ends: vec![], document: None, sent: false }
+        Self {
+            collection,
+            key,
+            changes: vec![],
+            tasks: vec![],
+            ends: vec![],
+            document: None,
+            kept_strategy: false,
+            sent: false,
+        }
     }
 
     pub fn push(&mut self, task: usize, change: Change) {
@@ -65,8 +77,27 @@ impl RecordEntry {
         self.changes.iter().all(|c| matches!(c.action, Action::Insert(_)))
     }
 
-    fn fold(&self, stored: Option<&Document>) -> record::Folded {
-        record::fold(&self.key, stored, &self.changes.iter().collect::<Vec<_>>())
+    /// # Errors
+    /// What is stored cannot be read.
+    fn fold(&self, stored: Option<&RawDocument>) -> Result<record::Folded, StoreFault> {
+        let read = stored.map(Document::try_from).transpose();
+        let first = Cell::new(
+            read.map_err(|e| StoreFault::answer(ErrorClass::Other, format!("a stored record cannot be read: {e}")))?,
+        );
+        let stored = || first.take().or_else(|| stored.and_then(|raw| Document::try_from(raw).ok()));
+        Ok(record::fold_from(&self.key, stored, &self.changes.iter().collect::<Vec<_>>()))
+    }
+
+    /// What is written earlier and found done now may have had another strategy before: then nothing is known.
+    fn keeps_strategy(&self, stored: &RawDocument, ready: &Ready) -> bool {
+        let Some(document) = &ready.document else { return false };
+        let is_same = |name| stored.get_str(name).ok() == document.get_str(name).ok();
+        let all_written = ready.ends.iter().all(|end| *end == End::Written);
+        !self.sent
+            && all_written
+            && document.contains_key("cacheStrategy")
+            && is_same("cacheStrategy")
+            && is_same("state")
     }
 
     /// Ends the entry as folded; what was sent before and is found done, was written.
@@ -125,6 +156,24 @@ impl RecordSet {
             alone.push(task, change);
             self.entries.push(alone);
         }
+    }
+}
+
+/// A record that is ready to be sent.
+struct Ready {
+    entry: usize,
+    raw: RawDocumentBuf,
+    /// `None`: the entry's only change inserts it as it is.
+    document: Option<Document>,
+    ends: Vec<End>,
+    kept_strategy: bool,
+}
+
+impl Ready {
+    fn of(entry: usize, folded: record::Folded) -> Result<Self, StoreFault> {
+        let raw =
+            folded.raw.ok_or_else(|| StoreFault::answer(ErrorClass::Other, "a record cannot be encoded".to_owned()))?;
+        Ok(Self { entry, raw, document: folded.document, ends: folded.ends, kept_strategy: false })
     }
 }
 
@@ -189,10 +238,16 @@ impl Store {
     ) -> Result<(), StoreFault> {
         let mut ready = Vec::new();
         for p in positions {
-            let folded = set.entries[*p].fold(None);
-            match folded.document {
-                Some(document) if !folded.ends.contains(&End::Missing) => ready.push((*p, document, folded.ends)),
-                _ => {}
+            let entry = &set.entries[*p];
+            if let [change] = &entry.changes[..]
+                && let Some(raw) = record::inserted(&entry.key, change)
+            {
+                ready.push(Ready { entry: *p, raw, document: None, ends: vec![End::Created], kept_strategy: false });
+                continue;
+            }
+            let folded = entry.fold(None)?;
+            if folded.document.is_some() && !folded.ends.contains(&End::Missing) {
+                ready.push(Ready::of(*p, folded)?);
             }
         }
         self.send_records(collection, set, ready, None).await
@@ -206,7 +261,7 @@ impl Store {
         looks: &AtomicU32,
     ) -> Result<(), StoreFault> {
         let keys: Vec<&str> = positions.iter().map(|p| set.entries[*p].key.as_str()).collect();
-        let mut found = self.records_by_id(collection, &keys).await?;
+        let mut found = self.raw_by_id(collection, &keys).await?;
         if found.is_empty() {
             let _ = looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
         } else {
@@ -223,13 +278,15 @@ impl Store {
                 expire(set, &[*p]);
                 continue;
             }
-            let folded = entry.fold(stored.as_ref());
-            match (folded.document, stored) {
-                (None, stored) => entry.end(folded.ends, stored),
-                (Some(document), None) => inserts.push((*p, document, folded.ends)),
-                (Some(document), Some(stored)) => {
-                    revs.push(record::rev(&stored));
-                    updates.push((*p, document, folded.ends));
+            let folded = entry.fold(stored.as_deref())?;
+            match (&folded.document, stored) {
+                (None, stored) => entry.end(folded.ends, stored.and_then(|raw| Document::try_from(raw).ok())),
+                (Some(_), None) => inserts.push(Ready::of(*p, folded)?),
+                (Some(_), Some(stored)) => {
+                    revs.push(stored.get_document(record::SYNC).and_then(|sync| sync.get_i64("rev")).ok());
+                    let mut ready = Ready::of(*p, folded)?;
+                    ready.kept_strategy = entry.keeps_strategy(&stored, &ready);
+                    updates.push(ready);
                 }
             }
         }
@@ -242,17 +299,16 @@ impl Store {
         &self,
         collection: &'static str,
         set: &mut RecordSet,
-        records: Vec<(usize, Document, Vec<End>)>,
+        records: Vec<Ready>,
         revs: Option<Vec<Option<i64>>>,
     ) -> Result<(), StoreFault> {
         let is_update = revs.is_some();
         let mut revs = revs.unwrap_or_default().into_iter();
         let (mut chunk, mut documents, mut bytes) = (Vec::new(), RawArrayBuf::new(), 0);
-        for (p, document, ends) in records {
-            let mut raw = RawDocumentBuf::try_from(&document)
-                .map_err(|e| StoreFault::answer(ErrorClass::Other, format!("a record cannot be encoded: {e}")))?;
+        for mut ready in records {
+            let mut raw = std::mem::take(&mut ready.raw);
             if is_update {
-                let key = set.entries[p].key.as_str();
+                let key = set.entries[ready.entry].key.as_str();
                 // A record of others' making has no revision yet.
                 let filter = match revs.next().flatten() {
                     Some(rev) => rawdoc! { "_id": key, "_sync.rev": rev },
@@ -268,7 +324,7 @@ impl Store {
             }
             bytes += size;
             documents.push(raw);
-            chunk.push((p, document, ends));
+            chunk.push(ready);
         }
         if chunk.is_empty() {
             return Ok(());
@@ -307,6 +363,23 @@ impl Store {
         let keys: Vec<String> = keys.iter().map(|k| (*k).to_owned()).collect();
         let found = self.by_ids(collection, &keys).await?;
         Ok(found.into_iter().filter_map(|d| Some((d.get_str("_id").ok()?.to_owned(), d))).collect())
+    }
+
+    /// Those of `keys` that are there, as MongoDB sends them, in one answer where they fit.
+    async fn raw_by_id(&self, collection: &str, keys: &[&str]) -> Result<HashMap<String, RawDocumentBuf>, StoreFault> {
+        let find = async {
+            let records = self.db.collection::<RawDocumentBuf>(collection);
+            let mut cursor = records.find(doc! { "_id": { "$in": keys } }).batch_size(10_000).await?;
+            let mut found = HashMap::with_capacity(keys.len());
+            while cursor.advance().await? {
+                let record = cursor.current();
+                if let Ok(id) = record.get_str("_id") {
+                    found.insert(id.to_owned(), record.to_owned());
+                }
+            }
+            Ok(found)
+        };
+        self.bounded("find", find).await
     }
 
     /// Those of the entries' keys that were purged.
@@ -350,26 +423,30 @@ fn expire(set: &mut RecordSet, positions: &[usize]) {
 
 fn settle(
     set: &mut RecordSet,
-    chunk: Vec<(usize, Document, Vec<End>)>,
+    chunk: Vec<Ready>,
     sent: Result<Sent, StoreFault>,
     is_update: bool,
 ) -> Result<(), StoreFault> {
     let sent = match sent {
         Ok(sent) => sent,
         Err(fault) => {
-            chunk.iter().for_each(|(p, ..)| set.entries[*p].sent = true);
+            chunk.iter().for_each(|ready| set.entries[ready.entry].sent = true);
             return Err(fault);
         }
     };
     // Of replacements only the number is known: if one did not match, all are looked at again.
     let all_matched = !is_update || sent.done == chunk.len() - sent.failed.len();
     let mut transient = None;
-    for (i, (p, document, ends)) in chunk.into_iter().enumerate() {
+    for (i, ready) in chunk.into_iter().enumerate() {
+        let p = ready.entry;
         match sent.failed.get(&i) {
             None if all_matched => {
                 let entry = &mut set.entries[p];
-                entry.ends = ends;
-                entry.document = Some(document);
+                entry.ends = ready.ends;
+                entry.kept_strategy = ready.kept_strategy;
+                let change = entry.changes.first_mut();
+                let inserted = || change.map(|change| record::into_inserted(&entry.key, change));
+                entry.document = ready.document.or_else(inserted);
             }
             None => set.entries[p].sent = true,
             // Somebody else's, or our own from before.

@@ -113,7 +113,7 @@ async fn readers_and_writers_count_what_they_do() {
     let tiers = Tiers::new(&env).await;
     let session = doc! { "_id": "s", "userId": "u", "state": "active", "metadata": {}, "_sync": { "rev": 1_i64 } };
     env.coll("sessions").insert_one(&session).await.expect("inserted");
-    let written = || vec![Written { kind: "session".into(), document: session.clone() }];
+    let written = || vec![Written { kind: "session".into(), document: session.clone(), kept_strategy: false }];
     for _ in 0..3 {
         tiers.writer.after_write(written()).await;
     }

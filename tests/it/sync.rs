@@ -12,7 +12,7 @@ use crate::{
 };
 
 fn written(documents: &[Document]) -> Vec<Written> {
-    documents.iter().map(|d| Written { kind: "session".into(), document: d.clone() }).collect()
+    documents.iter().map(|d| Written { kind: "session".into(), document: d.clone(), kept_strategy: false }).collect()
 }
 
 /// Writes these revisions of sessions to MongoDB, then tells the caches.
@@ -52,6 +52,26 @@ async fn a_write_is_seen_at_once_and_an_end_as_well() {
     tiers.writer.after_write(written(&[ended])).await;
     assert_eq!(tiers.rev("session", "s0").await, None);
     assert_eq!(tiers.cache.put(&[tiers.entry("session", &session("s0", 3))]).await, [Put::Older]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_who_chooses_not_to_cache_a_record_marks_it() {
+    let env = Env::new().await.set("cache.sync_within", "5s");
+    let tiers = Tiers::new(&env).await;
+    let mut uncached = session("s0", 3);
+    uncached.insert("cacheStrategy", "NONE");
+    let there = async || tiers.cache.get(&[("session", "s0")]).await.unwrap().remove(0).is_some();
+    let kept = Written { kind: "session".into(), document: uncached.clone(), kept_strategy: true };
+    tiers.writer.after_write(vec![kept]).await;
+    assert!(!there().await);
+    tiers.writer.after_write(written(&[uncached])).await;
+    assert!(there().await);
+    assert_eq!(tiers.cache.put(&[tiers.entry("session", &session("s0", 2))]).await, [Put::Older]);
+    // A value that is to be cached is written whatever was before.
+    let kept = Written { kind: "session".into(), document: session("s0", 4), kept_strategy: true };
+    tiers.writer.after_write(vec![kept]).await;
+    assert_eq!(tiers.rev("session", "s0").await, Some(4));
+    assert_eq!(env.size("kvshadow").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
