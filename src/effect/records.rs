@@ -128,7 +128,8 @@ impl Records {
                 WriteMode::Relate => relate::run(self, due, now, &patience).await,
                 WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, due, now, &patience).await,
                 WriteMode::UserClaim => claim::run(self, due, now, &patience).await,
-                _ => Planned::Dead(Reason::UnknownType, "not here yet".into()),
+                // The plain ones and those of versions were done before.
+                other => Planned::Dead(Reason::UnknownType, format!("no effect is known for the write mode {other:?}")),
             };
             match plan {
                 Planned::Done(outcome @ (Outcome::Written | Outcome::Duplicate)) => done.push((due, outcome)),
