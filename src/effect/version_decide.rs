@@ -9,7 +9,7 @@ use super::{
     Patience, Planned, Records,
     numbered::point,
     patiently,
-    records::{Due, given_back, missing},
+    records::{Due, given_back, missing_or_purged},
     versions::AI,
 };
 use crate::{
@@ -40,12 +40,7 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         Some(Err(given)) => return given_back(given),
         Some(Ok(Decided::Done(outcome))) => outcome,
         Some(Ok(Decided::Missing(collection, id))) => {
-            let ids = [id.as_str()];
-            return match patiently!(patience, "mongodb", records.store.purged(collection, &ids)) {
-                None => Planned::Released,
-                Some(purged) if purged.is_empty() => missing(collection, &id),
-                Some(_) => Planned::Done(Outcome::Expired),
-            };
+            return missing_or_purged(records, collection, &id, patience).await;
         }
     };
     if !matches!(outcome, Outcome::Written | Outcome::Duplicate) {
