@@ -4,8 +4,10 @@
 //! A new job is a file here whose `Settings` implement [`Job`], a section in the configuration, and
 //! one line in the scheduler's registry. [`kit`] holds what jobs are built from.
 
+pub mod engine;
 pub mod housekeeping;
 pub mod kit;
+pub mod policy;
 
 pub use kit::{Guard, Job, JobError, Outcome, Run};
 

@@ -3,6 +3,7 @@
 mod guard;
 mod pages;
 mod run;
+mod world;
 
 use std::{future::Future, time::Duration};
 
@@ -14,7 +15,10 @@ use mongodb::{
 
 pub use guard::{Guard, SCHEDULES};
 pub use pages::{DueIndex, PageSize, Row};
+#[cfg(debug_assertions)]
+pub use run::Faults;
 pub use run::{Job, JobError, Outcome, Run, Sample};
+pub use world::{Caches, Object, Objects, OutsideError, Tier, Vaulted, World};
 
 /// The same database, read from the primary with majority and written with majority and journal: the only way to
 /// look at or change what must not be lost or seen too early.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future::Future};
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
@@ -10,7 +10,7 @@ use mongodb::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Guard, strict};
+use super::{Guard, OutsideError, strict};
 
 /// A scheduled job. What implements it is the job's settings, so that a job is nothing but its figures and its code.
 pub trait Job: Send + Sync + 'static {
@@ -44,6 +44,18 @@ pub struct Run {
     pub resume: Option<Document>,
     guard: Option<Guard>,
     progress: Box<dyn Fn(&Outcome) + Send + Sync>,
+    #[cfg(debug_assertions)]
+    faults: Option<std::sync::Arc<dyn Faults>>,
+}
+
+/// Cuts a run off at one of its store calls, in tests. Not in release builds.
+#[cfg(debug_assertions)]
+pub trait Faults: Send + Sync {
+    /// Before the call: an error means that it does not take place.
+    fn before(&self, call: &str) -> Result<(), JobError>;
+
+    /// After the call: an error means that its answer is lost.
+    fn after(&self, call: &str) -> Result<(), JobError>;
 }
 
 impl Run {
@@ -67,6 +79,35 @@ impl Run {
             resume: None,
             guard,
             progress: Box::new(|_| {}),
+            #[cfg(debug_assertions)]
+            faults: None,
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub fn with_faults(mut self, faults: std::sync::Arc<dyn Faults>) -> Self {
+        self.faults = Some(faults);
+        self
+    }
+
+    /// Makes one call to a store. Every call of the lifecycle goes through here, with a name of its own, so that tests
+    /// can cut a run off before and after each.
+    pub async fn call<T, E: Into<JobError>>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, JobError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.faults {
+            faults.before(call)?;
+            let done = work.await.map_err(Into::into)?;
+            faults.after(call)?;
+            return Ok(done);
+        }
+        tracing::trace!(call);
+        match tokio::time::timeout(super::TIME_LIMIT, work).await {
+            Ok(done) => done.map_err(Into::into),
+            Err(_) => Err(JobError::Unconfirmed(format!("{call}: no answer within {:?}", super::TIME_LIMIT))),
         }
     }
 
@@ -146,6 +187,8 @@ pub enum JobError {
     #[error("MongoDB did not confirm: {0}")]
     Unconfirmed(String),
     #[error(transparent)]
+    Outside(#[from] OutsideError),
+    #[error(transparent)]
     Failed(#[from] anyhow::Error),
 }
 
@@ -155,6 +198,7 @@ impl JobError {
         match self {
             JobError::Stopped | JobError::LeaseLost | JobError::Failed(_) => false,
             JobError::Unconfirmed(_) => true,
+            JobError::Outside(e) => e.passes,
             JobError::Mongo(e) => {
                 e.contains_label(RETRYABLE_WRITE_ERROR)
                     || matches!(

@@ -1,0 +1,86 @@
+//! What a job reaches besides MongoDB. The worker gives it; jobs know the traits.
+
+use std::{collections::HashSet, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
+
+use crate::policy::Policy;
+
+/// A failure outside of MongoDB. `passes`: the same again may succeed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct OutsideError {
+    pub message: String,
+    pub passes: bool,
+}
+
+/// Where a content lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    Hot,
+    Archive,
+}
+
+/// An object as a listing tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    pub key: String,
+    /// Stored bytes.
+    pub size: u64,
+    pub modified: DateTime<Utc>,
+}
+
+/// The object store's two tiers.
+pub trait Objects: Send + Sync {
+    /// All objects below `prefix`, which stands for whole segments of keys.
+    fn list<'a>(&'a self, tier: Tier, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Object>, OutsideError>>;
+
+    /// One that is not there is removed already.
+    fn delete<'a>(&'a self, tier: Tier, key: &'a str) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    fn get<'a>(&'a self, tier: Tier, key: &'a str, limit: u64) -> BoxFuture<'a, Result<Vec<u8>, OutsideError>>;
+
+    /// Durable when it returns.
+    fn put<'a>(&'a self, tier: Tier, key: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    /// The prefixes below which contents of a document lie under an owner.
+    fn prefixes(&self, owner: &str, document: &str) -> Vec<String>;
+}
+
+/// Redis, as far as the lifecycle goes.
+pub trait Caches: Send + Sync {
+    /// Which of these sessions have a live key. No answer is an error, never "none".
+    fn live<'a>(&'a self, sessions: &'a [String]) -> BoxFuture<'a, Result<HashSet<String>, OutsideError>>;
+
+    /// Removes every key about these records: (collection, id, revision of the removal). Values of that revision and
+    /// older ones do not come back.
+    fn forget<'a>(&'a self, records: &'a [(String, String, i64)]) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    /// Removes the latest typing contexts of (document, session).
+    fn forget_typing<'a>(&'a self, of: &'a [(String, String)]) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    /// Removes what says that these sessions are live.
+    fn end_sessions<'a>(&'a self, sessions: &'a [String]) -> BoxFuture<'a, Result<(), OutsideError>>;
+}
+
+/// A place outside of the database, for the copy of the audit chain.
+pub trait Vaulted: Send + Sync {
+    fn put<'a>(&'a self, name: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u8>, OutsideError>>;
+
+    /// Names, in their order.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, OutsideError>>;
+}
+
+/// Everything beside MongoDB.
+#[derive(Clone)]
+pub struct World {
+    pub policy: Arc<Policy>,
+    pub objects: Arc<dyn Objects>,
+    pub caches: Arc<dyn Caches>,
+    pub anchors: Arc<dyn Vaulted>,
+    /// Keys the digests of audit entries, when set.
+    pub audit_key: Option<[u8; 32]>,
+}
