@@ -1,5 +1,6 @@
 //! What jobs are built from: the run that a job is given, and deleting in pages.
 
+pub mod chain;
 mod guard;
 mod pages;
 mod run;
