@@ -64,9 +64,10 @@ pub trait Caches: Send + Sync {
     fn end_sessions<'a>(&'a self, sessions: &'a [String]) -> BoxFuture<'a, Result<(), OutsideError>>;
 }
 
-/// A place outside of the database, for the copy of the audit chain.
+/// A place outside of the database, for the copy of the audit chain. What was put there once is never changed.
 pub trait Vaulted: Send + Sync {
-    fn put<'a>(&'a self, name: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), OutsideError>>;
+    /// Durable when it returns. `false`: there is something of this name, which stays as it is.
+    fn create<'a>(&'a self, name: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<bool, OutsideError>>;
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u8>, OutsideError>>;
 
