@@ -11,6 +11,7 @@ mod guards;
 mod job;
 mod judge;
 mod mark;
+mod plan;
 mod purge;
 mod rows;
 mod scan;
@@ -26,6 +27,7 @@ use mongodb::bson::{Bson, Document, doc};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
+pub use plan::{Item, Plan, PlanError, PlannedRule};
 pub use settings::Settings;
 
 use crate::{
