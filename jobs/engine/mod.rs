@@ -6,6 +6,7 @@
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
 mod clock;
+mod explain;
 mod force;
 mod guards;
 mod job;
@@ -24,6 +25,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document, doc};
 
+pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};

@@ -76,6 +76,19 @@ pub enum Guard {
     Superseded,
 }
 
+impl Guard {
+    /// What it means for a row that it keeps.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Guard::NoLiveSession => "Its session is live.",
+            Guard::SessionExpired => "Its session has not expired.",
+            Guard::NotCurrent => "It is the current version of its document.",
+            Guard::NoDeltaBase => "Another version is stored as a difference to it.",
+            Guard::Superseded => "No newer one of its document has been there for the whole term.",
+        }
+    }
+}
+
 /// What becomes of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
