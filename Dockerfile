@@ -19,6 +19,9 @@ USER 10001:10001
 ENV CONTEXTD_HTTP__LISTEN=0.0.0.0:9464
 # Contents of documents: a volume that all workers share, or a bucket (s3://BUCKET/PREFIX).
 ENV CONTEXTD_CONTENT__URL=/var/lib/contextd/objects
+ENV CONTEXTD_CONTENT__ARCHIVE_URL=/var/lib/contextd/archive
+# The copy of the audit chain: best on other storage than MongoDB's.
+ENV CONTEXTD_AUDIT__URL=/var/lib/contextd/audit
 VOLUME /var/lib/contextd
 EXPOSE 9464
 # /live says whether the process makes progress. Readiness is no matter of this check: a worker that waits for Redis must not be restarted.

@@ -5,7 +5,8 @@
 //! `batch` and `record` (what is written together, and how it meets what is there) -> `store` (MongoDB) -> `intake` again (settle).
 //! Contents of documents go to an object store (`content`), sensitive fields are sealed on the way (`vault`), what is read is
 //! shown in Redis (`cache`). `read` goes the other way, through memory, Redis and MongoDB, for commands and for `mcp`.
-//! `pipeline` runs that flow on apalis workers; `schedule` runs the jobs of the `contextd-jobs` crate.
+//! `pipeline` runs that flow on apalis workers; `schedule` runs the jobs of the `contextd-jobs` crate;
+//! `lifecycle` gives them what they reach besides MongoDB.
 
 pub mod analysis;
 pub mod batch;
@@ -16,6 +17,7 @@ pub mod config;
 pub mod content;
 pub mod effect;
 pub mod intake;
+pub mod lifecycle;
 pub mod mcp;
 pub mod metrics;
 pub mod pipeline;

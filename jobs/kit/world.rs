@@ -4,6 +4,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
+use mongodb::bson::Document;
+use serde::{Deserialize, Serialize};
 
 use crate::policy::Policy;
 
@@ -15,11 +17,35 @@ pub struct OutsideError {
     pub passes: bool,
 }
 
-/// Where a content lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Where a content lies; rows say it in `content.tier`, and nothing for [`Tier::Hot`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Tier {
+    #[default]
     Hot,
     Archive,
+}
+
+impl Tier {
+    /// As rows write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tier::Hot => "hot",
+            Tier::Archive => "archive",
+        }
+    }
+
+    pub fn is_hot(&self) -> bool {
+        *self == Tier::Hot
+    }
+
+    /// Where a content lies that is not here any more.
+    pub fn other(self) -> Self {
+        match self {
+            Tier::Hot => Tier::Archive,
+            Tier::Archive => Tier::Hot,
+        }
+    }
 }
 
 /// An object as a listing tells it.
@@ -56,6 +82,13 @@ pub trait Caches: Send + Sync {
     /// Removes every key about these records: (collection, id, revision of the removal). Values of that revision and
     /// older ones do not come back.
     fn forget<'a>(&'a self, records: &'a [(String, String, i64)]) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    /// Fields of a collection's rows whose values are keys of caches, too: [`Caches::forget_by`] wants them and `_sync`.
+    fn cached_by(&self, collection: &str) -> Vec<String>;
+
+    /// Removes what is cached of these rows of a collection under a value of [`Caches::cached_by`]. A newer row's value
+    /// under the same key stays.
+    fn forget_by<'a>(&'a self, collection: &'a str, rows: &'a [Document]) -> BoxFuture<'a, Result<(), OutsideError>>;
 
     /// Removes the latest typing contexts of (document, session).
     fn forget_typing<'a>(&'a self, of: &'a [(String, String)]) -> BoxFuture<'a, Result<(), OutsideError>>;

@@ -50,7 +50,7 @@ impl AnalysisCache {
     }
 
     fn key(&self, hash: &str) -> String {
-        format!("{}:cache:analysis:{hash}", self.namespace)
+        key(&self.namespace, hash)
     }
 
     /// The results that are there. An unreadable value, or no answer from Redis, is a miss.
@@ -117,4 +117,9 @@ fn lookup(hit: bool) -> Lookup {
 fn unpack(bytes: &[u8]) -> Option<Analysis> {
     let json = zstd::bulk::decompress(bytes, MAX_UNPACKED.min(bytes.len().saturating_mul(400).max(1024))).ok()?;
     serde_json::from_slice(&json).ok()
+}
+
+/// Where the result with this key ([`crate::analysis::Keys`]) lies.
+pub(super) fn key(namespace: &str, hash: &str) -> String {
+    format!("{namespace}:cache:analysis:{hash}")
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod analysis;
+mod lifecycle;
 mod records;
 mod repair;
 mod sync;
@@ -9,6 +10,7 @@ mod typing;
 
 pub use access::{AccessCounter, FLUSH_EVERY};
 pub use analysis::AnalysisCache;
+pub use lifecycle::LifecycleCache;
 pub use records::{Away, Entry, Put, RecordCache};
 pub use repair::Repaired;
 pub use sync::{CacheWriter, Written};

@@ -78,7 +78,7 @@ impl TypingCache {
     }
 
     fn key(&self, context: &Latest) -> String {
-        format!("{}:typing:{}:{}", self.namespace, context.document, context.session)
+        key(&self.namespace, &context.document, &context.session)
     }
 
     /// Only an unknown end is worth another try.
@@ -89,4 +89,9 @@ impl TypingCache {
         tracing::warn!(%fault, "typing contexts are not cached");
         Ok(())
     }
+}
+
+/// Where the latest context of a document and session lies.
+pub(super) fn key(namespace: &str, document: &str, session: &str) -> String {
+    format!("{namespace}:typing:{document}:{session}")
 }

@@ -4,7 +4,7 @@ use super::{
     failure::{Failure, Printed},
     link, store,
 };
-use crate::{config::Config, content::Content, schedule, vault::Vault};
+use crate::{config::Config, content::Content, lifecycle, schedule, vault::Vault};
 
 pub async fn check(config: &Config) -> Result<Printed, Failure> {
     // The configuration itself was checked when it was loaded.
@@ -13,7 +13,8 @@ pub async fn check(config: &Config) -> Result<Printed, Failure> {
         config.queues.len(),
         config.queues.keys().cloned().collect::<Vec<_>>().join(", ")
     );
-    let jobs = schedule::jobs(&config.jobs).map_err(|e| Failure::Configuration(e.to_string()))?;
+    let jobs = schedule::jobs(&config.jobs, &lifecycle::world(config).map_err(Failure::Configuration)?)
+        .map_err(|e| Failure::Configuration(e.to_string()))?;
     text.push_str(&format!("jobs: {}\n", jobs.iter().map(|j| j.name()).collect::<Vec<_>>().join(", ")));
     let mut wrong = Vec::new();
     let link = link(config)?;

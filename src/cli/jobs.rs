@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock,
     config::Config,
+    lifecycle,
     schedule::{self, Identity, JobState, JobStatus, Outcome, RunOutcome, RunReport, ScheduleError, ScheduledJob},
     store::{Store, StoreFault},
 };
@@ -47,7 +48,7 @@ pub struct RunArgs {
 /// # Errors
 /// MongoDB cannot be reached, or a schedule cannot be read.
 pub async fn list(config: &Config, store: &Store, json: bool) -> Result<Printed, Failure> {
-    let jobs = schedule::jobs(&config.jobs)?;
+    let jobs = jobs(config)?;
     let listed = schedule::list(store.database(), identity(config), &jobs).await?;
     if json { Printed::json(&json!({ "jobs": listed })) } else { Ok(Printed::text(table_of(&listed))) }
 }
@@ -58,7 +59,7 @@ pub async fn list(config: &Config, store: &Store, json: bool) -> Result<Printed,
 /// There is no such job; it is running elsewhere; MongoDB cannot be reached; it was stopped. A job that fails is reported
 /// with what it did, and is found wrong.
 pub async fn run(args: &RunArgs, config: &Config, store: &Store, stop: CancellationToken) -> Result<Printed, Failure> {
-    let jobs = schedule::jobs(&config.jobs)?;
+    let jobs = jobs(config)?;
     let job = find(&jobs, &args.job)?;
     // Hidden where stderr is no terminal.
     let bar = ProgressBar::new_spinner().with_prefix(job.name());
@@ -86,6 +87,11 @@ pub async fn run(args: &RunArgs, config: &Config, store: &Store, stop: Cancellat
         }
     }
     Ok(printed)
+}
+
+fn jobs(config: &Config) -> Result<Vec<ScheduledJob>, Failure> {
+    let world = lifecycle::world(config).map_err(Failure::Configuration)?;
+    Ok(schedule::jobs(&config.jobs, &world)?)
 }
 
 fn find<'j>(jobs: &'j [ScheduledJob], name: &str) -> Result<&'j ScheduledJob, Failure> {
@@ -189,7 +195,7 @@ mod tests {
 
     fn jobs() -> Vec<ScheduledJob> {
         let config = config::load(None, std::iter::empty()).expect("the defaults are valid");
-        schedule::jobs(&config.jobs).expect("the defaults are valid")
+        super::jobs(&config).expect("the defaults are valid")
     }
 
     #[test]

@@ -149,10 +149,18 @@ pub struct Strategy {
 #[serde(deny_unknown_fields)]
 pub struct Content {
     pub url: String,
+    pub archive_url: String,
     pub full_every: u32,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     pub s3: S3,
+}
+
+/// The copy of the audit chain outside of the database.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub url: String,
 }
 
 #[derive(Clone, Deserialize, Serialize)]

@@ -297,6 +297,26 @@ fn settings_must_make_sense() {
             "[content]\nurl = \"s3://My_Bucket/x\"",
             "c.toml:2: `content.url` must be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX",
         ),
+        (
+            "[content]\narchive_url = \"gs://bucket\"",
+            "c.toml:2: `content.archive_url` must be a directory such as /srv/contextd/archive, or s3://BUCKET/PREFIX",
+        ),
+        (
+            "[content]\nurl = \"/srv/objects\"\narchive_url = \"/srv//./objects/old\"",
+            "c.toml:3: `content.archive_url` must be another place than `content.url`, neither inside of the other",
+        ),
+        (
+            "[content]\narchive_url = \"./data/\"",
+            "c.toml:2: `content.archive_url` must be another place than `content.url`, neither inside of the other",
+        ),
+        (
+            "[content]\nurl = \"s3://contents\"",
+            "c.toml:1: `content.archive_url` must be s3://BUCKET/PREFIX as `content.url` is, or a whole path that every worker mounts",
+        ),
+        (
+            "[audit]\nurl = \"\"",
+            "c.toml:2: `audit.url` must be a directory such as /srv/contextd/audit, or s3://BUCKET/PREFIX",
+        ),
         ("[content]\nfull_every = 0", "c.toml:2: `content.full_every` must be from 1 to 1000"),
         ("[content]\ntimeout = \"1h\"", "c.toml:2: `content.timeout` must be from 100ms to 5m"),
         (

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-use super::records::{Cache, Content, Encryption, Mcp, Record};
+use super::records::{Audit, Cache, Content, Encryption, Mcp, Record};
 
 /// Everything that can be set, resolved from the compiled-in defaults, a file and the environment.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -26,6 +26,7 @@ pub struct Config {
     pub records: BTreeMap<String, Record>,
     pub cache: Cache,
     pub content: Content,
+    pub audit: Audit,
     pub encryption: Encryption,
     pub mcp: Mcp,
     pub schedule: Schedule,

@@ -36,6 +36,11 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     worker(config, &mut check);
     limits(config, &mut check);
     content(&config.content, &mut check);
+    check.must(
+        "audit.url",
+        is_place(&config.audit.url),
+        "be a directory such as /srv/contextd/audit, or s3://BUCKET/PREFIX",
+    );
     check.must("queues", !config.queues.is_empty(), "hold at least one queue that is not disabled");
     for (name, settings) in &config.queues {
         queue(name, settings, config, &mut check);
@@ -157,17 +162,35 @@ fn limits(config: &Config, check: &mut Check) {
 }
 
 fn content(content: &Content, check: &mut Check) {
-    let bucket = content.url.strip_prefix("s3://");
-    let named = match bucket {
-        Some(address) => is_bucket(address.split('/').next().unwrap_or_default()) && !address.contains("//"),
-        None => !content.url.is_empty() && !content.url.contains("://"),
-    };
-    check.must("content.url", named, "be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX");
+    check.must(
+        "content.url",
+        is_place(&content.url),
+        "be a directory such as /srv/contextd/objects, or s3://BUCKET/PREFIX",
+    );
+    check.must(
+        "content.archive_url",
+        is_place(&content.archive_url),
+        "be a directory such as /srv/contextd/archive, or s3://BUCKET/PREFIX",
+    );
+    // What leaves one tier must not be removed from the other.
+    check.must(
+        "content.archive_url",
+        !is_within(&content.archive_url, &content.url) && !is_within(&content.url, &content.archive_url),
+        "be another place than `content.url`, neither inside of the other",
+    );
+    let in_buckets = is_in_bucket(&content.url);
+    // The default would hide archived contents on the one machine that archived them.
+    check.must(
+        "content.archive_url",
+        !in_buckets || is_in_bucket(&content.archive_url) || content.archive_url.starts_with('/'),
+        "be s3://BUCKET/PREFIX as `content.url` is, or a whole path that every worker mounts",
+    );
     check.must("content.full_every", (1..=1000).contains(&content.full_every), "be from 1 to 1000");
     let timeouts = Duration::from_millis(100)..=Duration::from_secs(300);
     check.must("content.timeout", timeouts.contains(&content.timeout), "be from 100ms to 5m");
     let s3 = &content.s3;
-    check.must("content.s3.region", bucket.is_none() || !s3.region.is_empty(), "name a region such as us-east-1");
+    let in_buckets = in_buckets || is_in_bucket(&content.archive_url);
+    check.must("content.s3.region", !in_buckets || !s3.region.is_empty(), "name a region such as us-east-1");
     check.must(
         "content.s3.secret_access_key",
         s3.access_key_id.is_empty() == s3.secret_access_key.is_empty(),
@@ -183,6 +206,31 @@ fn content(content: &Content, check: &mut Check) {
         s3.allow_http || !s3.endpoint.starts_with("http://"),
         "be true for an endpoint without TLS (contents and keys then cross the network as they are)",
     );
+}
+
+/// Whether it names a directory or a bucket.
+fn is_place(url: &str) -> bool {
+    match url.strip_prefix("s3://") {
+        Some(address) => is_bucket(address.split('/').next().unwrap_or_default()) && !address.contains("//"),
+        None => !url.is_empty() && !url.contains("://"),
+    }
+}
+
+fn is_in_bucket(url: &str) -> bool {
+    is_place(url) && url.starts_with("s3://")
+}
+
+/// Whether `inner` is `outer` or lies in it.
+fn is_within(inner: &str, outer: &str) -> bool {
+    let parts = |url: &str| -> Vec<String> {
+        url.split('/')
+            .enumerate()
+            .filter(|(at, part)| *at == 0 || (!part.is_empty() && *part != "."))
+            .map(|(_, part)| part.to_owned())
+            .collect()
+    };
+    let (inner, outer) = (parts(inner.trim_start_matches("./")), parts(outer.trim_start_matches("./")));
+    inner.starts_with(&outer)
 }
 
 /// Whether S3 allows the name; it becomes part of an address.

@@ -35,15 +35,15 @@ impl ContentFault {
         Self { kind, message: message.into() }
     }
 
-    /// From what the client of the object store says about `action` on `key` in `place`.
-    pub(super) fn of_store(error: &object_store::Error, action: &str, key: &str, place: &str) -> Self {
+    /// From what the client of the object store says about `action` on `key` in `place`, which `setting` names.
+    pub(super) fn of_store(error: &object_store::Error, action: &str, key: &str, place: &str, setting: &str) -> Self {
         use object_store::Error as E;
         let said = one_line(&error.to_string());
         match (error, cause(error)) {
             // S3 answers the same for a bucket that is not there as for an object.
             (E::NotFound { .. }, _) if said.contains("NoSuchBucket") || action == "store" => Self::new(
                 FaultKind::Configuration,
-                format!("{place} is not there: create it or correct `content.url` ({said})"),
+                format!("{place} is not there: create it or correct `{setting}` ({said})"),
             ),
             (E::NotFound { .. }, _) => Self::new(
                 FaultKind::Missing,

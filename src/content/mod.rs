@@ -22,6 +22,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+pub use contextd_jobs::kit::Tier;
+
 pub use codec::{Codec, CodecError, Encoded, MAX_SIZE, decode, encode, hash};
 pub use fault::{ContentFault, FaultKind};
 pub use objects::{Listed, Objects};
@@ -89,7 +91,7 @@ pub struct Content {
 
 impl Content {
     pub fn new(settings: &Settings, vault: Option<Arc<dyn Seal>>) -> Result<Self, ContentFault> {
-        Ok(Self { objects: Objects::open(settings)?, vault, full_every: settings.full_every.into() })
+        Ok(Self { objects: Objects::open(settings, Tier::Hot)?, vault, full_every: settings.full_every.into() })
     }
 
     /// Whether a version may be stored as a difference to the full copy that came `after` versions before it.

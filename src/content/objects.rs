@@ -20,7 +20,10 @@ use object_store::{
     prefix::PrefixStore,
 };
 
-use super::fault::{ContentFault, FaultKind};
+use super::{
+    Tier,
+    fault::{ContentFault, FaultKind},
+};
 use crate::config::{Content as Settings, S3};
 
 /// The object store of the settings. Cheap to clone.
@@ -31,6 +34,8 @@ pub struct Objects {
     root: Option<PathBuf>,
     /// How messages call it.
     place: String,
+    /// The setting that names it.
+    setting: &'static str,
     timeout: Duration,
 }
 
@@ -44,31 +49,44 @@ pub struct Listed {
 }
 
 impl Objects {
-    /// Makes a missing directory; a bucket is not asked yet, [`Objects::check`] does that.
-    pub fn open(settings: &Settings) -> Result<Self, ContentFault> {
+    /// The store of a tier. Makes a missing directory; a bucket is not asked yet, [`Objects::check`] does that.
+    pub fn open(settings: &Settings, tier: Tier) -> Result<Self, ContentFault> {
+        match tier {
+            Tier::Hot => Self::at(&settings.url, "content.url", settings),
+            Tier::Archive => Self::at(&settings.archive_url, "content.archive_url", settings),
+        }
+    }
+
+    /// The store at `url`, which the setting `setting` names, with the access and the time-out of `settings`.
+    pub fn at(url: &str, setting: &'static str, settings: &Settings) -> Result<Self, ContentFault> {
         let timeout = settings.timeout;
-        if let Some(address) = settings.url.strip_prefix("s3://") {
+        if let Some(address) = url.strip_prefix("s3://") {
             let (bucket, prefix) = address.split_once('/').unwrap_or((address, ""));
             let place = format!("the S3 bucket {bucket}");
             let wrong = |e: String| {
-                ContentFault::new(FaultKind::Configuration, format!("{place} cannot be used: check `content`: {e}"))
+                ContentFault::new(
+                    FaultKind::Configuration,
+                    format!("{place} cannot be used: check `{setting}` and `content.s3`: {e}"),
+                )
             };
             let prefix = Path::parse(prefix).map_err(|e| wrong(e.to_string()))?;
             let bucket = s3(bucket, &settings.s3, timeout).build().map_err(|e| wrong(e.to_string()))?;
-            return Ok(Self { store: Arc::new(PrefixStore::new(bucket, prefix)), root: None, place, timeout });
+            return Ok(Self { store: Arc::new(PrefixStore::new(bucket, prefix)), root: None, place, setting, timeout });
         }
-        let root = FilePath::new(&settings.url);
+        let root = FilePath::new(url);
         let place = format!("the directory {}", root.display());
         let wrong = |e: &dyn std::fmt::Display| {
             ContentFault::new(
                 FaultKind::Configuration,
-                format!("{place} cannot be made or used: check `content.url` and its permissions: {e}"),
+                format!("{place} cannot be made or used: check `{setting}` and its permissions: {e}"),
             )
         };
         make_directory(root).map_err(|e| wrong(&e))?;
         let root = root.canonicalize().map_err(|e| wrong(&e))?;
         let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| wrong(&e))?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), root: Some(root), place, timeout })
+        // The names of directories hold ids: what is purged does not leave them behind.
+        let store = store.with_automatic_cleanup(true);
+        Ok(Self { store: Arc::new(store), root: Some(root), place, setting, timeout })
     }
 
     /// How messages call it: "the directory /srv/objects".
@@ -161,7 +179,7 @@ impl Objects {
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, ContentFault> {
         match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result.map_err(|e| ContentFault::of_store(&e, action, key, &self.place)),
+            Ok(result) => result.map_err(|e| ContentFault::of_store(&e, action, key, &self.place, self.setting)),
             Err(_) => Err(ContentFault::new(
                 FaultKind::Unavailable,
                 format!(

@@ -169,7 +169,7 @@ async fn a_directory_that_is_gone_is_an_outage() {
     assert_eq!(content.load(&saved, None).await.unwrap(), b"Hello");
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let fault = Objects::open(&settings(file.join("x").to_str().unwrap())).unwrap_err();
+    let fault = Objects::open(&settings(file.join("x").to_str().unwrap()), Tier::Hot).unwrap_err();
     assert!(fault.kind == FaultKind::Configuration && fault.message.contains("content.url"), "{fault}");
 }
 

@@ -37,6 +37,7 @@ use crate::{
     content::Content,
     effect::{Analysis, Records, TouchGate, Turns},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
+    lifecycle,
     metrics::{Metrics, QueueMetrics},
     record::{Registry, cached::Kinds},
     schedule,
@@ -111,7 +112,8 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let types: Vec<String> = schemas.types().map(str::to_owned).collect();
     // Made before anything can be scraped: every series exists from the start.
     let queue_metrics = queues.keys().map(|name| (name.clone(), metrics.queue(name, &types))).collect();
-    let jobs = schedule::jobs(&config.jobs).map_err(|e| RunError::Configuration(e.to_string()))?;
+    let world = lifecycle::world(&config).map_err(RunError::Configuration)?;
+    let jobs = schedule::jobs(&config.jobs, &world).map_err(|e| RunError::Configuration(e.to_string()))?;
     let events = Arc::new(snapshot::JobEvents::new(&jobs));
     let listener = status::bind(&config.http.listen).await.map_err(|e| RunError::Configuration(e.to_string()))?;
     let link = Link::new(&config.redis).map_err(RunError::Configuration)?;

@@ -1,13 +1,15 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use contextd_jobs::Job;
+use contextd_jobs::{Job, kit::World};
 
 use super::{ScheduleError, due::Policy, slot::Timetable};
 use crate::config::{self, JobTiming};
 
 /// The registry: one line for each job. The order is the order of `jobs list`.
-pub fn jobs(config: &config::Jobs) -> Result<Vec<ScheduledJob>, ScheduleError> {
+///
+/// `_world` is what jobs reach besides MongoDB; housekeeping needs nothing of it.
+pub fn jobs(config: &config::Jobs, _world: &World) -> Result<Vec<ScheduledJob>, ScheduleError> {
     Ok(vec![ScheduledJob::configured(&config.housekeeping)?])
 }
 

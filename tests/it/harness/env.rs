@@ -63,6 +63,8 @@ impl Env {
             (variable("mongodb.uri"), self.mongodb_uri.clone()),
             (variable("mongodb.database"), self.database.clone()),
             (variable("content.url"), format!("{}/objects/{}", env!("CARGO_TARGET_TMPDIR"), self.database)),
+            (variable("content.archive_url"), format!("{}/archive/{}", env!("CARGO_TARGET_TMPDIR"), self.database)),
+            (variable("audit.url"), format!("{}/audit/{}", env!("CARGO_TARGET_TMPDIR"), self.database)),
             // Each thread loads a grammar of its own: many workers start here.
             (variable("analysis.threads"), "1".into()),
         ];
