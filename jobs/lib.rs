@@ -4,10 +4,17 @@
 //! A new job is a file here whose `Settings` implement [`Job`], a section in the configuration, and
 //! one line in the scheduler's registry. [`kit`] holds what jobs are built from.
 
+pub mod anonymization;
+pub mod anonymous_cleanup;
+pub mod auth_log_archival;
+pub mod document_archival;
 pub mod engine;
 pub mod housekeeping;
 pub mod kit;
 pub mod policy;
+pub mod retention;
+pub mod session_archival;
+pub mod version_pruning;
 
 pub use kit::{Guard, Job, JobError, Outcome, Run};
 

@@ -18,7 +18,7 @@ pub use guard::{Guard, SCHEDULES};
 pub use pages::{DueIndex, PageSize, Row};
 #[cfg(debug_assertions)]
 pub use run::Faults;
-pub use run::{Job, JobError, Outcome, Run, Sample};
+pub use run::{Job, JobError, Noted, Outcome, RuleCounts, Run, Sample, WorkerClock};
 pub use world::{Caches, Object, Objects, OutsideError, Tier, Vaulted, World};
 
 /// The same database, read from the primary with majority and written with majority and journal: the only way to

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use mongodb::{
     Database,
-    bson::Document,
+    bson::{Bson, Document},
     error::{ErrorKind, RETRYABLE_WRITE_ERROR},
 };
 use serde::{Deserialize, Serialize};
@@ -38,14 +38,39 @@ pub struct Run {
     pub stop: CancellationToken,
     /// Look and count, write nothing.
     pub dry_run: bool,
+    /// Go on although a rule is over its cap.
+    pub over_cap: bool,
     /// What was done so far; it is kept when the run fails, stops or changes hands.
     pub outcome: Outcome,
     /// Where an earlier attempt of this run had come to.
     pub resume: Option<Document>,
     guard: Option<Guard>,
+    clock: Option<WorkerClock>,
+    /// MongoDB's clock, in simulations.
+    server: Option<DateTime<Utc>>,
+    noted: Option<Vec<Noted>>,
     progress: Box<dyn Fn(&Outcome) + Send + Sync>,
     #[cfg(debug_assertions)]
     faults: Option<std::sync::Arc<dyn Faults>>,
+}
+
+/// A worker's clock.
+pub type WorkerClock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// What the clocks say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clocks {
+    pub worker: DateTime<Utc>,
+    pub server: DateTime<Utc>,
+}
+
+/// A row that a dry run found due.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Noted {
+    pub rule: String,
+    pub id: Bson,
+    /// The date that makes it due.
+    pub date: DateTime<Utc>,
 }
 
 /// Cuts a run off at one of its store calls, in tests. Not in release builds.
@@ -75,12 +100,50 @@ impl Run {
             now,
             stop,
             dry_run: guard.is_none(),
+            over_cap: false,
             outcome: Outcome::default(),
             resume: None,
             guard,
+            clock: None,
+            server: None,
+            noted: None,
             progress: Box::new(|_| {}),
             #[cfg(debug_assertions)]
             faults: None,
+        }
+    }
+
+    /// Compares MongoDB's clock with this one.
+    pub fn on_clock(mut self, clock: WorkerClock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Takes this for MongoDB's clock: for simulations, on a database of their own.
+    pub fn simulated(mut self, server: DateTime<Utc>) -> Self {
+        self.server = Some(server);
+        self
+    }
+
+    /// Both clocks now. `server`: what MongoDB says.
+    pub(crate) fn clocks(&self, server: DateTime<Utc>) -> Clocks {
+        let server = self.server.unwrap_or(server);
+        Clocks { worker: self.clock.as_ref().map_or(server, |clock| clock()), server }
+    }
+
+    /// Keeps the ids of all rows that a dry run finds due.
+    pub fn keep_notes(&mut self) {
+        self.noted = Some(Vec::new());
+    }
+
+    /// The rows that a dry run found due.
+    pub fn notes(&mut self) -> Vec<Noted> {
+        self.noted.take().unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, rule: &str, due: impl Iterator<Item = (Bson, DateTime<Utc>)>) {
+        if let Some(noted) = &mut self.noted {
+            noted.extend(due.map(|(id, date)| Noted { rule: rule.to_owned(), id, date }));
         }
     }
 
@@ -145,9 +208,36 @@ pub struct Outcome {
     /// Rows that are due but held back.
     pub held: u64,
     pub by_action: BTreeMap<String, u64>,
+    /// Version and hash of the policy, of runs under one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// By rule, of runs under a policy.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<String, RuleCounts>,
     /// A dry run's first finds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub samples: Vec<Sample>,
+}
+
+/// What a run did under one rule.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RuleCounts {
+    /// Rows acted on; in a dry run, those that would be.
+    pub done: u64,
+    /// Rows that were due by their date and stayed, by reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<String, u64>,
+    /// Rows whose date lies in the future, which cannot be right.
+    pub future: u64,
+    /// Rows without a date, or with something else in its place.
+    pub undated: u64,
+    /// So many rows may go at once.
+    pub cap: u64,
+    pub over_cap: bool,
+    /// The oldest date that a dry run found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<DateTime<Utc>>,
 }
 
 /// One row that a dry run found due.
@@ -165,6 +255,11 @@ impl Outcome {
     pub fn count(&mut self, action: &str, rows: u64) {
         self.changed += rows;
         *self.by_action.entry(action.into()).or_default() += rows;
+    }
+
+    /// The counts of one rule.
+    pub fn rule(&mut self, name: &str) -> &mut RuleCounts {
+        self.rules.entry(name.to_owned()).or_default()
     }
 
     pub fn sample(&mut self, action: &str, id: impl ToString, date: DateTime<Utc>) {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use mongodb::bson::Bson;
 
-pub use query::{Index, MIN_ID};
+pub use query::{Index, MIN_ID, before};
 
 /// A whole policy, as it is in force after region and overrides.
 #[derive(Debug, Clone, Default, PartialEq)]
