@@ -12,7 +12,7 @@ mod link;
 mod verify;
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 
 pub use anchor::{Anchored, SEGMENT, Writer, anchor};
 pub use copy::line;
@@ -126,6 +126,16 @@ fn once<'a>(entry: &'a RawDocument, field: &str) -> Option<RawBsonRef<'a>> {
         }
     }
     found
+}
+
+/// The command that gives an entry its digest which has none; for logs from before there were digests.
+pub fn adoption(entry: &RawDocument, key: Option<&Key>) -> Option<Document> {
+    let id: Bson = once(entry, "_id")?.try_into().ok()?;
+    let digest = digest(entry, key)?;
+    Some(doc! {
+        "q": { "_id": id, DIGEST: { "$exists": false }, SEQ: { "$exists": false } },
+        "u": { "$set": { DIGEST: digest.to_hex().as_str() } },
+    })
 }
 
 /// The digest that the entry carries, if it is the right one.

@@ -27,6 +27,8 @@ pub struct Store {
     pub(super) looks: Arc<AtomicU32>,
     /// The same for the collections of records.
     pub(super) record_looks: Arc<HashMap<&'static str, AtomicU32>>,
+    /// Keys the digests of audit entries.
+    pub(super) audit_key: Option<contextd_jobs::kit::chain::Key>,
 }
 
 impl Store {
@@ -69,6 +71,7 @@ impl Store {
             )),
             looks: Arc::default(),
             record_looks: Arc::new(collections.iter().map(|name| (*name, AtomicU32::new(0))).collect()),
+            audit_key: None,
         })
     }
 

@@ -11,9 +11,11 @@ use mongodb::{
 };
 use serde::Serialize;
 
-use super::{ACCESS_STATS, ANALYSES, CONTEXTS, DEAD_LETTERS, KVSHADOW, Store, StoreFault, access::KEPT_DAYS};
+use super::{ACCESS_STATS, ANALYSES, AUDIT_LOG, CONTEXTS, DEAD_LETTERS, KVSHADOW, Store, StoreFault, access::KEPT_DAYS};
 
 const MIGRATIONS: &str = "schema_migrations";
+/// The step that makes a chain of the audit log.
+const AUDIT: &str = "0007-audit";
 
 /// One step of the schema; steps are only ever added.
 #[derive(Debug, Clone)]
@@ -77,6 +79,7 @@ pub fn migrations() -> Vec<Migration> {
             // One user per address, be it plain or sealed: a sealed one is no string, and has a stand-in.
             indexes: vec![("users", unique_text("email")), ("users", unique_text("emailHash"))],
         },
+        Migration { id: AUDIT, indexes: audit() },
     ]
 }
 
@@ -116,6 +119,16 @@ fn newest_first(of: &[&str]) -> Document {
     keys
 }
 
+/// A number belongs to one entry; those that wait to be linked are found at once, in their order.
+fn audit() -> Vec<(&'static str, IndexModel)> {
+    let linked = IndexOptions::builder().unique(true).partial_filter_expression(doc! { "seq": { "$exists": true } });
+    // An index of what has no field at all is not to be had in other words.
+    let waiting = IndexOptions::builder().partial_filter_expression(doc! { "seq": null });
+    [(doc! { "seq": 1 }, linked.build()), (doc! { "at": 1, "_id": 1 }, waiting.build())]
+        .map(|(keys, options)| (AUDIT_LOG, IndexModel::builder().keys(keys).options(options).build()))
+        .to_vec()
+}
+
 /// Unique among the documents whose `field` is a text.
 fn unique_text(field: &str) -> IndexModel {
     let is_text = doc! { field: { "$type": "string" } };
@@ -149,6 +162,9 @@ impl Store {
             for (collection, index) in migration.indexes {
                 // Building an index takes as long as it takes: no time limit of ours.
                 self.db.collection::<Document>(collection).create_index(index).await?;
+            }
+            if migration.id == AUDIT {
+                self.adopt_audit().await?;
             }
             let record = doc! { "$setOnInsert": { "appliedAt": BsonDate::from_millis(now.timestamp_millis()) } };
             let done = self.db.collection::<Document>(MIGRATIONS);

@@ -21,7 +21,7 @@ mod transact;
 mod versions;
 
 pub use access::{ACCESS_STATS, Access, Counted, Counts};
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditFilter, AuditLines};
 pub use client::Store;
 pub use dead::{DeadFilter, DeadLetter, INLINE_BODY, NewDeadLetter};
 pub use fault::StoreFault;

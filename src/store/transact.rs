@@ -200,7 +200,7 @@ impl Rows<'_> {
     /// Records an operation together with what it does.
     pub async fn audit(&mut self, entry: &AuditEntry) -> Result<(), RowsError> {
         let log = self.store.db.collection::<Document>(AUDIT_LOG);
-        log.insert_one(entry.document()).session(&mut self.session).await?;
+        log.insert_one(self.store.audited(entry)).session(&mut self.session).await?;
         Ok(())
     }
 
