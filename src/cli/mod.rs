@@ -127,6 +127,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
+    clock::jumped();
     // One TLS provider for both drivers; a second installation would only mean that it is there already.
     crate::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
