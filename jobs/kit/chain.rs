@@ -14,7 +14,7 @@ mod verify;
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 
-pub use anchor::{Anchored, SEGMENT, Writer, anchor};
+pub use anchor::{Anchored, SEGMENT, Writer, anchor, pending};
 pub use copy::line;
 pub use link::{link, waiting};
 pub use verify::{OVERDUE, Verdict, verify};

@@ -234,6 +234,7 @@ pub struct Schedule {
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub housekeeping: Job<contextd_jobs::housekeeping::Settings>,
+    pub audit_anchor: Job<contextd_jobs::audit_anchor::Settings>,
 }
 
 /// When a job runs ([`JobTiming`]) and under which figures (`settings`).

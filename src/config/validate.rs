@@ -41,6 +41,8 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
         is_place(&config.audit.url),
         "be a directory such as /srv/contextd/audit, or s3://BUCKET/PREFIX",
     );
+    let key = config.audit.key.len();
+    check.must("audit.key", key == 0 || key >= 16, "be empty or a secret of at least 16 characters");
     check.must("queues", !config.queues.is_empty(), "hold at least one queue that is not disabled");
     for (name, settings) in &config.queues {
         queue(name, settings, config, &mut check);
@@ -50,6 +52,7 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     }
     cache::cache(config, &mut check);
     job("housekeeping", &config.jobs.housekeeping, &mut check);
+    job("audit_anchor", &config.jobs.audit_anchor, &mut check);
     if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
         check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));
     }

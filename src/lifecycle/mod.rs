@@ -39,7 +39,7 @@ pub fn world(config: &Config) -> Result<World, String> {
         objects: Arc::new(Tiers::new(&config.content)),
         caches: Arc::new(Caches(LifecycleCache::new(link, &config.namespace, kinds))),
         anchors: Arc::new(Anchors::new(&config.audit.url, &config.content)),
-        audit_key: None,
+        audit_key: config.audit.secret(),
     })
 }
 
