@@ -8,6 +8,7 @@ mod harness;
 
 mod advise;
 mod analysis;
+mod audit;
 mod bad_input;
 mod bare;
 mod commands;
