@@ -43,7 +43,7 @@ async fn jobs_know_which_sessions_are_live_and_end_them() {
         let _: () = env.redis().set_ex(typing(session), "{}", 60).await.unwrap();
     }
     world.caches.forget_typing(&[("d1".into(), "s0".into()), ("d2".into(), "s1".into())]).await.unwrap();
-    let left = env.keys(&format!("{}:typing:*", env.namespace)).await;
+    let left = env.keys("typing:*").await;
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [typing("s1")]);
 }
 
@@ -64,7 +64,7 @@ async fn what_jobs_forget_does_not_come_back() {
     world.caches.forget(&forgotten(i64::MAX)).await.unwrap();
     tiers.cache.put(&[tiers.entry("session", &session("s1", i64::MAX))]).await;
     assert_eq!(tiers.rev("session", "s1").await, None);
-    assert_eq!(tiers.reader.get("session", "s1", Ask::default()).await.unwrap(), None);
+    assert!(tiers.reader.get("session", "s1", Ask::default()).await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +95,7 @@ async fn what_is_cached_under_another_field_is_forgotten_too() {
     }
     let rows = [doc! { "_id": "x", "cacheKey": "h1" }, doc! { "_id": "not cacheable" }];
     world.caches.forget_by("analyses", &rows).await.unwrap();
-    let left = env.keys(&format!("{}:cache:analysis:*", env.namespace)).await;
+    let left = env.keys("cache:analysis:*").await;
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [key("h2")]);
 }
 
@@ -154,6 +154,11 @@ async fn archive(env: &Env, dir: &Path, collection: &str, id: &str) {
     env.coll(collection).update_one(doc! { "_id": id }, change).await.unwrap();
 }
 
+/// Event time number `n`, in the past.
+fn at(n: i64) -> String {
+    chrono::DateTime::from_timestamp(1_700_000_000 + n, 0).unwrap().to_rfc3339()
+}
+
 #[tokio::test]
 async fn an_archived_document_is_read_edited_and_saved_through() {
     let dir = services::scratch();
@@ -162,9 +167,10 @@ async fn an_archived_document_is_read_edited_and_saved_through() {
     let env = env.set("content.archive_url", dir.join("archive").display());
     let text = include_str!("../../samples/documents/handbook.md");
     let edited = text.replacen("the", "the edited", 1);
-    let saved = json!({ "documentId": "d1", "userId": "u1", "title": "Handbook", "content": text });
+    let saved = json!({ "documentId": "d1", "userId": "u1", "title": "Handbook", "content": text, "updatedAt": at(0) });
     let version = |id: &str, content: &str| {
-        let data = json!({ "documentId": "d1", "versionId": id, "kind": "minor", "content": content });
+        let data =
+            json!({ "documentId": "d1", "versionId": id, "kind": "minor", "content": content, "createdAt": at(1) });
         Event::new("version.save.v1", &format!("save-{id}"), data)
     };
     env.push("records", "normal", &[Event::new("document.save.v1", "save", saved), version("v1", text)]).await;
@@ -183,12 +189,12 @@ async fn an_archived_document_is_read_edited_and_saved_through() {
     env.drain("records").await;
     let row = env.one("document_versions", "v2").await.unwrap();
     let content = row.get_document("content").unwrap();
-    assert_eq!((content.get_str("codec"), content.get("tier")), (Ok("zstd-delta"), None));
+    assert_eq!((content.get_str("codec").unwrap(), content.get("tier")), ("zstd-delta", None));
     let diff = ["get", "version", "v2", "--content", "--diff", "v1"];
     assert!(env.command(&diff).end().await.code(0).out.contains("the edited"));
     assert_eq!(env.command(&["get", "version", "v2", "--content"]).end().await.code(0).out, edited);
     // Saved anew it is hot, and nothing of it stays in the archive.
-    let again = json!({ "documentId": "d1", "userId": "u1", "content": edited });
+    let again = json!({ "documentId": "d1", "userId": "u1", "content": edited, "updatedAt": at(2) });
     env.push("records", "normal", &[Event::new("document.save.v1", "save-again", again)]).await;
     env.drain("records").await;
     let row = env.one("documents", "d1").await.unwrap();
