@@ -47,7 +47,13 @@ pub fn migrations() -> Vec<Migration> {
                 (DEAD_LETTERS, index(doc! { "eventId": 1 })),
             ],
         },
-        Migration { id: "0002-jobs", indexes: contextd_jobs::indexes() },
+        Migration {
+            id: "0002-jobs",
+            indexes: vec![
+                (DEAD_LETTERS, index(doc! { "deadAt": 1, "_id": 1 })),
+                ("job_runs", index(doc! { "finishedAt": 1, "_id": 1 })),
+            ],
+        },
         Migration {
             id: "0003-records",
             // Seed 004's indexes and what the effects look up by.
