@@ -6,7 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mongodb::bson::{Bson, DateTime as BsonDate, Document, RawDocumentBuf};
 use serde_json::Value;
 
-use super::{Clock, ClockError, RecordType, stored::RESERVED};
+use super::{
+    Clock, ClockError, RecordType, access,
+    stored::{RESERVED, TENANT},
+};
 use crate::{
     config::WriteMode,
     task::{Task, attribute::parse_time, bson::append_object},
@@ -98,6 +101,9 @@ impl Change {
         let mut create = defaults(declared, task)?;
         create.extend(declared.create.clone());
         create.insert("createdAt", date(at));
+        if let Some(tenant) = &task.tenant {
+            create.insert(TENANT, tenant);
+        }
         for name in &declared.key {
             if let Some(value) = fields_of_key.remove(name) {
                 create.insert(name, value);
@@ -177,8 +183,10 @@ fn clock(
 
 /// The fields of the data; those of the key, which never change, apart.
 fn fields(declared: &RecordType, task: &Task) -> Result<(Document, Document), ChangeError> {
+    let is_document = declared.collection == "documents";
     for name in task.data.keys() {
-        let own = name.starts_with('_') || RESERVED.contains(&name.as_str());
+        let lifecycle = is_document && access::OWN.contains(&name.as_str());
+        let own = name.starts_with('_') || lifecycle || RESERVED.contains(&name.as_str());
         if own && declared.order.as_ref() != Some(name) {
             return Err(ChangeError::Reserved(name.clone()));
         }
