@@ -168,8 +168,11 @@ impl Claim<'_> {
             moved += 1;
         }
         let set = doc! { "$set": { "userId": self.user }, "$inc": { "_sync.rev": 1_i64 } };
+        let mut following = self.unclaimed();
+        // What was anonymized belongs to nobody for good.
+        following.insert("state", doc! { "$nin": ["purging", "anonymized"] });
         for collection in FOLLOWING {
-            moved += rows.update_many(collection, self.unclaimed(), set.clone()).await?;
+            moved += rows.update_many(collection, following.clone(), set.clone()).await?;
         }
         if first || moved > 0 {
             session.insert("claimedBy", self.user);
