@@ -43,20 +43,12 @@ pub(super) fn revive(row: &mut Document) {
 /// Notes an access in a row that is changed outside of a fold.
 pub fn access(row: &mut Document, at: DateTime<Utc>, clock: Clock) {
     let mut sync = Sync::of(row);
-    if note(row, &mut sync, at, clock) {
+    if sync.clock(ACCESSED).is_none_or(|known| known < clock.0) {
+        row.insert(ACCESSED, BsonDate::from_millis(at.timestamp_millis()));
+        sync.set_clock(ACCESSED, clock);
         row.insert(SYNC, sync.to_document());
+        wake(row);
     }
-}
-
-/// Whether it is newer than what was known.
-pub(super) fn note(row: &mut Document, sync: &mut Sync, at: DateTime<Utc>, clock: Clock) -> bool {
-    if sync.clock(ACCESSED).is_some_and(|known| known >= clock.0) {
-        return false;
-    }
-    row.insert(ACCESSED, BsonDate::from_millis(at.timestamp_millis()));
-    sync.set_clock(ACCESSED, clock);
-    wake(row);
-    true
 }
 
 #[cfg(test)]

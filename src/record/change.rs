@@ -42,7 +42,8 @@ pub enum Action {
     },
     /// With fields that are set beside the state.
     Delete(Document),
-    Restore,
+    /// With date fields that it stamps.
+    Restore(Document),
 }
 
 /// Why a task says nothing that can be applied; a sentence for its producer.
@@ -95,7 +96,10 @@ impl Change {
                 set.insert("deletedAt", date(at));
                 Action::Delete(set)
             }
-            WriteMode::Restore => Action::Restore,
+            WriteMode::Restore => {
+                let stamped = declared.stamp.iter().filter_map(|name| Some((name.clone(), fields.get(name)?.clone())));
+                Action::Restore(stamped.collect())
+            }
             _ => Action::Merge(fields),
         };
         let mut create = defaults(declared, task)?;

@@ -167,7 +167,7 @@ impl Record {
         if self.exists && is_fenced(&self.document) {
             return End::Expired;
         }
-        if !self.exists && (change.required || change.action == Action::Restore) {
+        if !self.exists && (change.required || matches!(change.action, Action::Restore(_))) {
             return End::Missing;
         }
         if let Some(deleted) = self.sync.deleted
@@ -182,7 +182,7 @@ impl Record {
             Action::Merge(fields) => self.merge(fields, change, clock),
             Action::Append { array, keep, element } => self.append(array, *keep, element, change, clock),
             Action::Delete(fields) => self.delete(fields, change, clock),
-            Action::Restore => self.restore(change, clock),
+            Action::Restore(fields) => self.restore(fields, clock),
         };
         if end == End::Written {
             self.changed = true;
@@ -215,6 +215,12 @@ impl Record {
 
     fn merge(&mut self, fields: &Document, change: &Change, clock: Clock) -> End {
         self.create(change);
+        let (newer, same) = self.set_newer(fields, clock);
+        ended(newer, same)
+    }
+
+    /// Sets the fields that are older than `clock`: whether there were any, and whether some are just as old.
+    fn set_newer(&mut self, fields: &Document, clock: Clock) -> (bool, bool) {
         let (mut newer, mut same, mut used) = (false, false, false);
         for (name, value) in fields {
             match self.sync.clock(name) {
@@ -234,7 +240,7 @@ impl Record {
         if used {
             access::wake(&mut self.document);
         }
-        ended(newer, same)
+        (newer, same)
     }
 
     /// Fields that were merged later stay; so does what contextd keeps itself.
@@ -310,8 +316,9 @@ impl Record {
         End::Written
     }
 
-    /// Who restores a record uses it: otherwise it would be gone again with the next run of the lifecycle.
-    fn restore(&mut self, change: &Change, clock: Clock) -> End {
+    /// Also undoes archiving. Who restores a record uses it, as the stamps say: otherwise it would be gone again with the
+    /// next run of the lifecycle.
+    fn restore(&mut self, fields: &Document, clock: Clock) -> End {
         match self.sync.clock("state") {
             Some(at) if at >= clock.0 => return ended(false, at == clock.0),
             _ => {}
@@ -323,7 +330,7 @@ impl Record {
         }
         self.sync.deleted = None;
         self.sync.set_clock("state", clock);
-        access::note(&mut self.document, &mut self.sync, change.at, clock);
+        self.set_newer(fields, clock);
         End::Written
     }
 }

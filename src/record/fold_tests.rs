@@ -125,7 +125,7 @@ proptest! {
 
     #[test]
     fn deletions_and_restorations_converge(orders in proptest::collection::btree_set(0i64..100, 1..12), seed in any::<u64>()) {
-        let actions = |i: usize| if (seed >> i) & 1 == 0 { Action::Delete(doc! {}) } else { Action::Restore };
+        let actions = |i: usize| if (seed >> i) & 1 == 0 { Action::Delete(doc! {}) } else { Action::Restore(doc! {}) };
         let changes: Vec<Change> = orders.iter().enumerate().map(|(i, o)| change(*o, i, actions(i))).collect();
         let first = change(0, 100, Action::Merge(doc! { "a": 1 }));
         let state = |changes: Vec<Change>| {
@@ -184,7 +184,7 @@ fn a_record_that_grows_too_large_refuses_only_what_does_not_fit() {
 #[test]
 fn a_record_that_is_being_purged_stays_as_it_is() {
     let stored = doc! { "_id": "k", "state": "purging", "_sync": { "rev": 3_i64 } };
-    let changes = [change(9, 1, Action::Merge(doc! { "a": 1 })), change(9, 2, Action::Restore)];
+    let changes = [change(9, 1, Action::Merge(doc! { "a": 1 })), change(9, 2, Action::Restore(doc! {}))];
     let folded = fold("k", Some(&stored), &changes.iter().collect::<Vec<_>>());
     assert_eq!((folded.document, folded.ends), (None, vec![End::Expired, End::Expired]));
 }
@@ -260,7 +260,7 @@ proptest! {
     ) {
         let changes: Vec<Change> = orders.iter().zip(&kinds).enumerate().map(|(i, (at, kind))| match kind {
             0 => change(*at, i, Action::Delete(doc! { "deletedAt": *at })),
-            1 => change(*at, i, Action::Restore),
+            1 => change(*at, i, Action::Restore(doc! { "lastAccessedAt": *at })),
             _ => touch(*at, i),
         }).collect();
         let mixed: Vec<Change> = turns.iter().filter_map(|i| changes.get(*i).cloned()).chain(changes.iter().rev().cloned()).collect();
@@ -278,9 +278,9 @@ fn an_access_undoes_archiving_but_neither_deletion_nor_fence() {
         assert_eq!(ends(state, std::slice::from_ref(&used)).get_str("state").unwrap(), state);
     }
     // Deleted while archived: restoring brings the contents back, too, and counts as an access.
-    let restored = ends("deleted", &[change(70_000, 2, Action::Restore)]);
+    let restored = ends("deleted", &[change(70_000, 2, Action::Restore(doc! { "lastAccessedAt": 70_000_i64 }))]);
     assert_eq!((restored.get_str("state").unwrap(), restored.get_bool("unarchive").unwrap()), ("active", true));
-    assert_eq!(restored.get_datetime("lastAccessedAt").unwrap().timestamp_millis(), 70_000);
+    assert_eq!(restored.get_i64("lastAccessedAt").unwrap(), 70_000);
     assert!(!restored.contains_key("archivedAt"));
     // A save that says nothing newer of the access undoes nothing, whatever else it changes.
     let late = change(40_000, 3, Action::Merge(doc! { "lastAccessedAt": 40_000, "title": "t" }));
