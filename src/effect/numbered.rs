@@ -3,6 +3,7 @@
 //! The number, the row and the document's pointer change in one transaction, and every such transaction writes the
 //! document's row: numbers have no gaps and no twins, whoever else saves at the same time. A version that others are
 //! stored as a difference to is looked at in the same transaction; who removes one has to write the document's row, too.
+//! A version is an access of its document.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     content::described,
     metrics::Outcome,
-    record::{Clock, SYNC, Sync, is_fenced},
+    record::{Clock, SYNC, Sync, access, is_fenced},
     store::{DOCUMENT_VERSIONS, DOCUMENTS, Rows, RowsError},
 };
 
@@ -72,6 +73,7 @@ pub async fn commit(
         // Of versions with one time in one batch, the later one is the newer.
         let at = clock.map_or(new.clock, |clock| new.clock.after(clock));
         clock = Some(at);
+        access(&mut row, new.at, at);
         if new.becomes_current() {
             point(&mut row, &new.id, at, &new.task);
         }
