@@ -13,12 +13,15 @@ mod job;
 mod judge;
 mod mark;
 mod plan;
+mod prune;
 mod purge;
 mod rows;
 mod scan;
+mod sessions;
 mod settings;
 mod take;
 mod throttle;
+mod tries;
 
 use std::time::Instant;
 
@@ -185,6 +188,8 @@ impl Engine<'_> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::act(self, run, rule, due).await,
             Action::Purge => rows::purge(self, run, rule, due).await,
+            Action::Prune => prune::act(self, run, rule, due).await,
+            Action::ArchiveSession => sessions::act(self, run, rule, due).await,
             Action::Mark { state } => mark::act(self, run, rule, due, state).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
             other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
@@ -195,6 +200,7 @@ impl Engine<'_> {
     async fn resume(&self, run: &mut Run, rule: &Rule) -> Result<(), JobError> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
+            Action::Prune => prune::resume(self, run, rule).await,
             _ => Ok(()),
         }
     }

@@ -54,8 +54,7 @@ pub async fn commit(
     let found = rows.find(DOCUMENT_VERSIONS, doc! { "_id": { "$in": &needed } }, needed.len() as i64).await?;
     let mut there: HashMap<String, Document> = found.into_iter().filter_map(|d| Some((id(&d)?, d))).collect();
     let counter = number(&row, COUNTER);
-    let last = doc! { "documentId": document, "versionNumber": counter };
-    let mut previous = rows.find(DOCUMENT_VERSIONS, last, 1).await?.first().and_then(id);
+    let mut previous = rows.aggregate(DOCUMENT_VERSIONS, last(document)).await?.first().and_then(id);
     let (mut next, mut clock) = (counter, None);
     let (mut ends, mut versions) = (Vec::with_capacity(ready.len()), Vec::with_capacity(ready.len()));
     for stored in ready {
@@ -90,6 +89,16 @@ pub async fn commit(
     // In one command: a worker that is killed between these two keeps the document locked for a minute.
     rows.insert_all(DOCUMENT_VERSIONS, &versions).await?;
     Ok(Committed::Ends(ends))
+}
+
+/// The document's newest version that stays. The last number may be a pruned one's.
+fn last(document: &str) -> Vec<Document> {
+    vec![
+        doc! { "$match": { "documentId": document, "state": { "$ne": "purging" } } },
+        doc! { "$sort": { "versionNumber": -1 } },
+        doc! { "$limit": 1 },
+        doc! { "$project": { "_id": 1 } },
+    ]
 }
 
 /// The row of a new version. Pure.
