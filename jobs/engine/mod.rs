@@ -5,20 +5,26 @@
 //! brought to its end, no rule is over its cap; then page by page: [`scan`], [`judge`], [`guards`], the action. What an
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
+pub mod archive_rows;
+mod archive;
 mod clock;
 mod explain;
+mod file;
 mod force;
 mod guards;
 mod job;
 mod judge;
 mod mark;
+pub(crate) mod moves;
 mod plan;
 mod purge;
 mod rows;
 mod scan;
 mod settings;
+pub mod sweep;
 mod take;
 mod throttle;
+pub mod unarchive;
 
 use std::time::Instant;
 
@@ -185,6 +191,8 @@ impl Engine<'_> {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::act(self, run, rule, due).await,
             Action::Purge => rows::purge(self, run, rule, due).await,
             Action::Mark { state } => mark::act(self, run, rule, due, state).await,
+            Action::Archive => archive::act(self, run, rule, due).await,
+            Action::ArchiveRows { archive_for } => archive_rows::act(self, run, rule, due, *archive_for).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
             other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
         }
@@ -194,6 +202,8 @@ impl Engine<'_> {
     async fn resume(&self, run: &mut Run, rule: &Rule) -> Result<(), JobError> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
+            Action::Archive => archive::resume(self, run).await,
+            Action::ArchiveRows { .. } => archive_rows::resume(self, run, rule).await,
             _ => Ok(()),
         }
     }
