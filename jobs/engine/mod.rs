@@ -29,7 +29,11 @@ pub mod unarchive;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document, doc},
+    options::IndexOptions,
+};
 
 pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
@@ -255,6 +259,21 @@ impl Cursor {
         let after = doc.get("date").cloned().zip(doc.get("id").cloned());
         Some(Self { rule, case, after })
     }
+}
+
+/// The indexes that the engine's own look-ups are served by; those of rules follow from the policy.
+pub fn indexes() -> Vec<(&'static str, IndexModel)> {
+    let partial = |field: &str| {
+        let options = IndexOptions::builder().partial_filter_expression(doc! { field: { "$exists": true } }).build();
+        IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
+    };
+    let closed = IndexModel::builder().keys(doc! { "state": 1, "closedAt": 1, "_id": 1 }).build();
+    vec![
+        (purge::DOCUMENTS, partial(unarchive::FLAG)),
+        (purge::DOCUMENTS, partial(moves::MOVED)),
+        (take::TOMBSTONES, closed),
+        ("session_history", IndexModel::builder().keys(doc! { "archivedAt": 1 }).build()),
+    ]
 }
 
 /// An id as a person would write it.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Engine, Settings as Pace, clock,
     guards::{self, find},
+    moves::LEFT,
     purge::{self, DOCUMENTS, objects_of},
     take::{AUDIT, TOMBSTONES},
     throttle::Throttle,
@@ -30,6 +31,8 @@ pub const ACTIONS: [&str; 3] = [ORPHAN, STAGING, ECHO];
 const CONTENTS: [&str; 2] = ["documents", "versions"];
 const ROWS: [&str; 2] = [DOCUMENTS, "document_versions"];
 const SESSIONS: &str = "sessions";
+/// A session's list of contents that its claim has copied and is to remove.
+const CLAIMED: &str = "claimLeft";
 /// Rows that are looked at, objects that are asked for at once.
 const PAGE: usize = 500;
 const AT_ONCE: usize = 16;
@@ -271,22 +274,24 @@ impl Sweep<'_> {
     async fn echoes(&self, run: &mut Run, throttle: &mut Throttle<'_>) -> Result<(), JobError> {
         let since = run.now - TimeDelta::from_std(self.settings.echo).unwrap_or(TimeDelta::zero());
         let engine = Engine { world: self.world, settings: &self.settings.pace };
-        let mut after = Bson::MinKey;
+        let mut after = (Bson::from(to_bson(since)), Bson::MinKey);
         loop {
             run.page(None).await?;
             throttle.wait(run).await?;
+            let (date, id) = after;
             let filter = doc! {
-                "collection": DOCUMENTS, "state": "closed", "closedAt": { "$gte": to_bson(since) },
-                "_id": { "$gt": after.clone() },
+                "state": "closed", "closedAt": { "$gte": date.clone() }, "collection": DOCUMENTS,
+                "$or": [{ "closedAt": { "$gt": date.clone() } }, { "closedAt": date, "_id": { "$gt": id } }],
             };
             let stones = run.db.collection::<Document>(TOMBSTONES);
             let page = async {
-                let find = stones.find(filter).sort(doc! { "_id": 1 }).limit(PAGE as i64);
-                find.projection(doc! { "key": 1 }).await?.try_collect().await
+                let find = stones.find(filter).sort(doc! { "closedAt": 1, "_id": 1 }).limit(PAGE as i64);
+                find.projection(doc! { "key": 1, "closedAt": 1 }).await?.try_collect().await
             };
             let page: Vec<Document> = run.call("closed tombstones", page).await?;
-            let Some(last) = page.last().and_then(|stone| stone.get("_id")) else { return Ok(()) };
-            after = last.clone();
+            let Some(last) = page.last() else { return Ok(()) };
+            let place = |name: &str| last.get(name).cloned().unwrap_or(Bson::Null);
+            after = (place("closedAt"), place("_id"));
             // A document that is there again, by a restore, is not touched.
             let keys: Vec<&Bson> = page.iter().filter_map(|stone| stone.get("key")).collect();
             let there = find(run, "restored", DOCUMENTS, doc! { "_id": { "$in": keys } }, doc! { "_id": 1 }).await?;
@@ -301,23 +306,80 @@ impl Sweep<'_> {
     }
 }
 
-/// Those of the keys that a row names, as being in this tier.
+/// Those of the keys that a row names, as being in this tier. The rows are found by the ids in the keys; only of ids too
+/// long to be whole in a key are all rows looked at.
 async fn named(run: &Run, tier: Tier, keys: Vec<&str>) -> Result<HashSet<String>, JobError> {
+    let fields = doc! { "content.key": 1, "content.tier": 1, LEFT: 1, CLAIMED: 1 };
+    let (mut owners, mut documents, mut odd) = (HashSet::new(), HashSet::new(), Vec::new());
+    for key in &keys {
+        match ids_of(key) {
+            Some((owner, document)) => {
+                owners.insert(owner);
+                documents.insert(document);
+            }
+            None => odd.push(*key),
+        }
+    }
+    let (owners, documents): (Vec<_>, Vec<_>) = (owners.into_iter().collect(), documents.into_iter().collect());
+    let mut looks = vec![
+        (ROWS[0], doc! { "_id": { "$in": &documents } }),
+        (ROWS[1], doc! { "documentId": { "$in": &documents }, "content.key": { "$in": &keys } }),
+        (SESSIONS, doc! { "_id": { "$in": owners }, CLAIMED: { "$exists": true } }),
+    ];
+    if !odd.is_empty() {
+        looks.push((ROWS[0], doc! { "content.key": { "$in": &odd } }));
+        looks.push((ROWS[1], doc! { "content.key": { "$in": &odd } }));
+        looks.push((ROWS[0], doc! { format!("{LEFT}.key"): { "$in": &odd } }));
+        looks.push((SESSIONS, doc! { format!("{CLAIMED}.key"): { "$in": &odd } }));
+    }
     let mut named = HashSet::new();
-    let fields = doc! { "content.key": 1, "content.tier": 1, "moveLeft": 1, "claimLeft": 1 };
-    for (collection, field) in [
-        (ROWS[0], "content.key"),
-        (ROWS[1], "content.key"),
-        (DOCUMENTS, "moveLeft.key"),
-        (SESSIONS, "claimLeft.key"),
-    ] {
-        let rows = find(run, "rows of objects", collection, doc! { field: { "$in": &keys } }, fields.clone()).await?;
-        for row in rows {
-            let left = row.get_array("claimLeft").cloned().unwrap_or_default();
-            let of_claim = objects_of(&doc! { "moveLeft": left });
-            let objects = objects_of(&row).into_iter().chain(of_claim);
+    for (collection, filter) in looks {
+        for row in find(run, "rows of objects", collection, filter, fields.clone()).await? {
+            let claimed = doc! { LEFT: row.get_array(CLAIMED).cloned().unwrap_or_default() };
+            let objects = objects_of(&row).into_iter().chain(objects_of(&claimed));
             named.extend(objects.filter(|(at, _)| *at == tier).map(|(_, key)| key));
         }
     }
     Ok(named)
+}
+
+/// The owner and the document of a content's key; none when they are not whole in it. Pure.
+fn ids_of(key: &str) -> Option<(String, String)> {
+    let mut segments = key.split('/').skip(1);
+    Some((decoded(segments.next()?)?, decoded(segments.next()?)?))
+}
+
+fn decoded(segment: &str) -> Option<String> {
+    // What was shortened has a `~`, which is encoded everywhere else.
+    if segment.contains('~') {
+        return None;
+    }
+    let (mut bytes, mut rest) = (Vec::with_capacity(segment.len()), segment.as_bytes());
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = behind;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_whose_it_is() {
+        let ids = |key| ids_of(key).map(|(owner, document)| format!("{owner} {document}"));
+        assert_eq!(ids("documents/u1/d1/0123").as_deref(), Some("u1 d1"));
+        assert_eq!(ids("versions/a%20b/%2E.%2Fx/v1.0123").as_deref(), Some("a b ../x"));
+        assert_eq!(ids("documents/u1/ddd~0123/x"), None);
+        for odd in ["documents", "documents/u1", "documents/%F/d/x", "documents/%ZZ/d/x", "documents/%FF/d/x"] {
+            assert_eq!(ids(odd), None, "{odd}");
+        }
+    }
 }
