@@ -106,10 +106,13 @@ async fn end_sessions(world: &World, run: &mut Run, since: DateTime<Utc>) -> Res
             // One that was begun anew since is live.
             let there = doc! { "_id": { "$in": live.iter().collect::<Vec<_>>() }, "state": "active" };
             let sessions = run.db.collection::<Document>("sessions");
-            let active = async { sessions.find(there).projection(doc! { "_id": 1 }).await?.try_collect::<Vec<_>>().await };
+            let active =
+                async { sessions.find(there).projection(doc! { "_id": 1 }).await?.try_collect::<Vec<_>>().await };
             let active = run.call("active sessions", active).await?;
-            let over: Vec<String> =
-                live.into_iter().filter(|id| !active.iter().any(|row| row.get_str("_id").is_ok_and(|a| a == id))).collect();
+            let over: Vec<String> = live
+                .into_iter()
+                .filter(|id| !active.iter().any(|row| row.get_str("_id").is_ok_and(|a| a == id)))
+                .collect();
             if over.is_empty() {
                 continue;
             }
@@ -127,7 +130,8 @@ async fn forget(world: &World, run: &mut Run, since: DateTime<Utc>) -> Result<()
     let mut after = Bson::MinKey;
     loop {
         run.page(None).await?;
-        let filter = doc! { "state": "closed", "closedAt": { "$gte": to_bson(since) }, "_id": { "$gt": after.clone() } };
+        let filter =
+            doc! { "state": "closed", "closedAt": { "$gte": to_bson(since) }, "_id": { "$gt": after.clone() } };
         let Some((ids, last)) = page(run, "tombstones", filter).await? else { return Ok(()) };
         after = last;
         let gone: Vec<(String, String, i64)> = ids
@@ -165,7 +169,10 @@ async fn overdue(settings: &Settings, run: &mut Run) -> Result<(), JobError> {
         tracing::warn!(shadows, "cached records are out of step for long: look whether Redis is full or away");
     }
     if open > 0 {
-        tracing::error!(open, "purges have not come to their end: see why with `contextd jobs list` and the runs' errors");
+        tracing::error!(
+            open,
+            "purges have not come to their end: see why with `contextd jobs list` and the runs' errors"
+        );
     }
     for (name, rows) in [("overdue-kvshadow", shadows), ("overdue-tombstones", open)] {
         if rows > 0 {

@@ -47,7 +47,8 @@ pub async fn act(
     let mut waiting = due;
     // Rows that changed since they were read are not in the file that counts: each round has fewer.
     while !waiting.is_empty() {
-        let file = File::of(&rule.on, &rule.name, end, &ObjectId::new().to_hex(), waiting.iter().map(|item| &item.row))?;
+        let file =
+            File::of(&rule.on, &rule.name, end, &ObjectId::new().to_hex(), waiting.iter().map(|item| &item.row))?;
         write(engine.world, run, &file).await?;
         let left = delete_rows(engine, run, rule, &waiting, &file).await?;
         if left.is_empty() {
@@ -135,7 +136,9 @@ async fn within(
             let filter = doc! { "_id": { "$in": due.iter().map(|item| &item.id).collect::<Vec<_>>() } };
             let known = find(run, "known", &rule.on, filter, doc! { "_id": 1 }).await?;
             let known: BTreeSet<String> = known.iter().filter_map(|row| row.get("_id")).map(guards::key).collect();
-            left.extend(due.iter().filter(|i| !known.contains(&guards::key(&i.id))).map(|i| (i.id.clone(), Left::Changed)));
+            left.extend(
+                due.iter().filter(|i| !known.contains(&guards::key(&i.id))).map(|i| (i.id.clone(), Left::Changed)),
+            );
         }
         if left.is_empty() {
             return Err(JobError::Unconfirmed("rows changed again and again while they were archived".into()));

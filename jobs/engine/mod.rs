@@ -5,8 +5,8 @@
 //! brought to its end, no rule is over its cap; then page by page: [`scan`], [`judge`], [`guards`], the action. What an
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
-pub mod archive_rows;
 mod archive;
+pub mod archive_rows;
 mod clock;
 mod explain;
 mod file;

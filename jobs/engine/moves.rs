@@ -152,7 +152,8 @@ async fn copy_one(objects: &dyn Objects, run: &Run, content: &Document, to: Tier
     let from = to.other();
     let bytes = run.call("get object", objects.get(from, &key, stored.unwrap_or(LARGEST))).await?;
     let hash = blake3::hash(&bytes).to_hex().to_string();
-    let is_raw = content.get_str("codec").is_ok_and(|codec| codec == "raw") && !content.get_bool("sealed").unwrap_or(true);
+    let is_raw =
+        content.get_str("codec").is_ok_and(|codec| codec == "raw") && !content.get_bool("sealed").unwrap_or(true);
     let wanted = match content.get_str(STORED_HASH) {
         Ok(known) => Some(known),
         Err(_) if is_raw => content.get_str("hash").ok(),
@@ -179,9 +180,13 @@ async fn forget(world: &World, run: &Run, moving: &Moving, to: Tier) -> Result<(
     let next = |row: &Document| rev(row).as_i64().unwrap_or(0) + 1;
     let mut records = vec![(DOCUMENTS.to_owned(), moving.key(), next(&moving.row))];
     let moves = |row: &&Document| row.get_document("content").is_ok_and(|content| tier_of(content) != to);
-    records.extend(moving.versions.iter().filter(moves).filter_map(|row| {
-        Some((VERSIONS.to_owned(), guards::key(row.get("_id")?), next(row)))
-    }));
+    records.extend(
+        moving
+            .versions
+            .iter()
+            .filter(moves)
+            .filter_map(|row| Some((VERSIONS.to_owned(), guards::key(row.get("_id")?), next(row)))),
+    );
     run.call("forget", world.caches.forget(&records)).await
 }
 
@@ -317,7 +322,8 @@ async fn withdraw(world: &World, run: &Run, moving: &Moving, copied: &[Copied], 
 async fn clear(world: &World, run: &Run, id: &Bson, since: Instant) -> Result<(), JobError> {
     for _ in 0..TRIES {
         let fields = doc! { "content": 1, LEFT: 1, "_sync.rev": 1 };
-        let Some(row) = find(run, "left", DOCUMENTS, doc! { "_id": id.clone(), LEFT: { "$exists": true } }, fields).await?.pop()
+        let Some(row) =
+            find(run, "left", DOCUMENTS, doc! { "_id": id.clone(), LEFT: { "$exists": true } }, fields).await?.pop()
         else {
             return Ok(());
         };

@@ -86,12 +86,9 @@ impl Sweep<'_> {
     /// Objects that no row names. Counted first: over the cap nothing is deleted.
     async fn orphans(&self, run: &mut Run, throttle: &mut Throttle<'_>) -> Result<(), JobError> {
         let found = self.pass(run, throttle, false).await?;
-        let cap = Cap {
-            share: self.settings.cap_share,
-            floor: self.settings.cap_floor,
-            rows: self.settings.cap_objects,
-        }
-        .of(found.objects);
+        let cap =
+            Cap { share: self.settings.cap_share, floor: self.settings.cap_floor, rows: self.settings.cap_objects }
+                .of(found.objects);
         run.outcome.examined += found.objects;
         if run.dry_run {
             run.outcome.count(ORPHAN, found.orphans);
@@ -240,7 +237,11 @@ impl Sweep<'_> {
         }
         *run.outcome.rule("rows-without-objects").left.entry("lost".into()).or_default() += lost;
         if lost > 0 {
-            tracing::error!(lost, ?sample, "contents are missing: restore their objects from a backup of the object store");
+            tracing::error!(
+                lost,
+                ?sample,
+                "contents are missing: restore their objects from a backup of the object store"
+            );
         }
         run.outcome.remaining = Some(0);
         Ok(())
@@ -296,7 +297,8 @@ impl Sweep<'_> {
             let keys: Vec<&Bson> = page.iter().filter_map(|stone| stone.get("key")).collect();
             let there = find(run, "restored", DOCUMENTS, doc! { "_id": { "$in": keys } }, doc! { "_id": 1 }).await?;
             let there: HashSet<String> = there.iter().filter_map(|row| row.get("_id")).map(guards::key).collect();
-            let gone = page.iter().filter(|stone| stone.get("key").is_some_and(|key| !there.contains(&guards::key(key))));
+            let gone =
+                page.iter().filter(|stone| stone.get("key").is_some_and(|key| !there.contains(&guards::key(key))));
             let ids: Vec<Bson> = gone.filter_map(|stone| stone.get("_id").cloned()).collect();
             let removed = purge::echo(&engine, run, doc! { "_id": { "$in": ids } }, run.dry_run).await?;
             if removed > 0 {

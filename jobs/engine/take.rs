@@ -265,7 +265,12 @@ async fn within(
 
 /// Writes what the rows belong to, so that this collides with a hold that is placed at the same time, and leaves those
 /// whose owner is held.
-pub async fn unheld<'d>(run: &Run, due: &'d [Due], taken: &mut Taken, txn: &mut Txn<'_>) -> Result<Vec<&'d Due>, JobError> {
+pub async fn unheld<'d>(
+    run: &Run,
+    due: &'d [Due],
+    taken: &mut Taken,
+    txn: &mut Txn<'_>,
+) -> Result<Vec<&'d Due>, JobError> {
     let owners = guards::owners(due.iter().map(|item| &item.row));
     for collection in ["users", "documents", "sessions"] {
         let ids: Vec<&str> = owners.iter().filter(|(of, _)| *of == collection).map(|(_, id)| id.as_str()).collect();

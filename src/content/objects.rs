@@ -14,7 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream::{self, BoxStream}};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
     ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, aws::AmazonS3Builder,
     local::LocalFileSystem, path::Path, prefix::PrefixStore,

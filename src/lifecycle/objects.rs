@@ -4,7 +4,11 @@ use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
 use contextd_jobs::kit::{self, Object, OutsideError, Tier};
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::{self, BoxStream}};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 
 use super::of_objects;
 use crate::{
