@@ -10,10 +10,7 @@ use contextd::{
     store::Store,
 };
 use contextd_jobs::kit::to_bson;
-use mongodb::{
-    Database,
-    bson::doc,
-};
+use mongodb::{Database, bson::doc};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
