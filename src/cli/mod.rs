@@ -16,6 +16,7 @@ mod keys;
 mod mcp;
 mod migrate;
 mod pause;
+mod plan;
 pub(crate) mod queues;
 mod run;
 pub(crate) mod search;
@@ -71,6 +72,9 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// The declared lifecycle policy.
+    #[command(subcommand)]
+    Policy(Policy),
     /// Finds contexts and memories by text and by what they are.
     Search(search::SearchArgs),
     /// Shows what a context, memory or document is related to.
@@ -108,6 +112,16 @@ enum Keys {
     },
     /// Wraps every data key with the current key, the first of `encryption.keys`.
     Rotate(keys::RotateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Policy {
+    /// Says what the rules would do now; changes nothing.
+    Plan(plan::PlanArgs),
+    /// Does what a plan says, or less.
+    Apply(plan::ApplyArgs),
+    /// Says which rules will act on one item, when and why, or what keeps it.
+    Explain(plan::ExplainArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -204,14 +218,21 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,
         Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
         Command::Jobs(Jobs::Run(args)) => {
-            let signals = crate::pipeline::Signals::default();
-            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
-            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+            jobs::run(&args, &config, &store(&config).await?, stopped_by_signals()?).await
         }
         Command::Audit(Audit::Verify(args)) => {
             audit::verify(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Audit(Audit::Export(args)) => audit::export(&args, &store(&config).await?).await,
+        Command::Policy(Policy::Plan(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::plan(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(Policy::Apply(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::apply(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(Policy::Explain(args)) => plan::explain(&args, &config, &store(&config).await?).await,
         Command::Keys(keys) => {
             let vault = Vault::new(&config.encryption, store(&config).await?)?;
             match keys {
@@ -240,6 +261,13 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             }
         }
     }
+}
+
+/// Cancelled by the first signal.
+fn stopped_by_signals() -> Result<tokio_util::sync::CancellationToken, Failure> {
+    let signals = crate::pipeline::Signals::default();
+    run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+    Ok(signals.stop)
 }
 
 fn link(config: &Config) -> Result<Link, Failure> {
