@@ -90,13 +90,11 @@ pub fn migrations() -> Vec<Migration> {
         Migration { id: AUDIT, indexes: audit() },
         Migration {
             id: "0009-sessions",
-            // What a session's summary and a version's neighbours are looked up by.
+            // The session before another one, and the version behind another one.
             indexes: vec![
                 ("session_history", index(doc! { "userId": 1, "endedAt": 1, "_id": 1 })),
                 ("session_history", index(doc! { "documentsTouched": 1, "endedAt": 1, "_id": 1 })),
-                ("typing_contexts", index(doc! { "sessionId": 1 })),
                 ("document_versions", sparse(doc! { "previousVersionId": 1 })),
-                ("document_versions", sparse(doc! { "content.base": 1 })),
             ],
         },
     ]

@@ -84,13 +84,15 @@ pub fn row(
     row
 }
 
+type Look<'l> = BoxFuture<'l, Result<Option<(String, Link)>, JobError>>;
+
 /// The sessions before these that are in the history, by the ids of these.
 pub async fn earlier(
     run: &Run,
     due: &[Due],
     summaries: &HashMap<String, Summary>,
 ) -> Result<HashMap<String, Link>, JobError> {
-    let mut looks: Vec<BoxFuture<'_, Result<Option<(String, Link)>, JobError>>> = Vec::with_capacity(due.len());
+    let mut looks: Vec<Look<'_>> = Vec::with_capacity(due.len());
     for item in due {
         let id = key(&item.id);
         let mut filter = doc! { "endedAt": { "$lt": ended(&item.row, item.date) }, "_id": { "$ne": item.id.clone() } };
