@@ -85,6 +85,9 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// Contents of documents and versions, in their tiers.
+    #[command(subcommand)]
+    Content(Content),
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
@@ -108,6 +111,12 @@ enum Keys {
     },
     /// Wraps every data key with the current key, the first of `encryption.keys`.
     Rotate(keys::RotateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Content {
+    /// Brings the contents of an archived document and of its versions back from the archive tier.
+    Unarchive(content::UnarchiveArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,6 +227,9 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
                 Keys::List { json } => keys::list(&vault, json).await,
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
+        }
+        Command::Content(Content::Unarchive(args)) => {
+            content::unarchive(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Search(args) => {
             let (store, vault) = store_and_vault(&config).await?;

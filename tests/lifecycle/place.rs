@@ -8,7 +8,11 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use contextd::{config::{self, Config}, lifecycle, schedule, store::Store};
+use contextd::{
+    config::{self, Config},
+    lifecycle, schedule,
+    store::Store,
+};
 use contextd_jobs::{Job, JobError, Outcome, Run, kit::World, policy::Policy};
 use futures::TryStreamExt;
 use mongodb::{

@@ -1,7 +1,10 @@
 //! Removing any one term of a rule is noticed: for each there is a row that only this term keeps.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use contextd_jobs::{kit::to_bson, policy::{Guard, Policy, Rule}};
+use contextd_jobs::{
+    kit::to_bson,
+    policy::{Guard, Policy, Rule},
+};
 use mongodb::bson::Bson;
 
 use crate::{
@@ -110,8 +113,13 @@ fn guarded(case: &Case, guard: Guard, id: &str, due: DateTime<Utc>, now: DateTim
         }
         Guard::NoDeltaBase => {
             let of = Version {
-                id: &format!("{id}-delta"), document: &format!("{id}-document"), owner: "u1", kind: "major", number: 9,
-                previous: None, base: Some(id),
+                id: &format!("{id}-delta"),
+                document: &format!("{id}-document"),
+                owner: "u1",
+                kind: "major",
+                number: 9,
+                previous: None,
+                base: Some(id),
             };
             item.and(version(&of, due))
         }

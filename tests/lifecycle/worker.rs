@@ -44,8 +44,15 @@ impl Worker {
             .expect("the binary starts");
         let redis = redis::Client::open(place.config.redis.url.as_str()).expect("a URL");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let worker =
-            Self { child, port, redis, namespace: place.namespace.clone(), runtime, http: reqwest::Client::new(), sent: 0 };
+        let worker = Self {
+            child,
+            port,
+            redis,
+            namespace: place.namespace.clone(),
+            runtime,
+            http: reqwest::Client::new(),
+            sent: 0,
+        };
         let start = Instant::now();
         while worker.get("/ready").is_none() {
             assert!(start.elapsed() < Duration::from_secs(60), "the worker is not ready");
