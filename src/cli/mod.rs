@@ -89,6 +89,9 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// Contents of documents and versions, in their tiers.
+    #[command(subcommand)]
+    Content(Content),
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
@@ -122,6 +125,12 @@ enum Policy {
     Apply(plan::ApplyArgs),
     /// Says which rules will act on one item, when and why, or what keeps it.
     Explain(plan::ExplainArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Content {
+    /// Brings the contents of an archived document and of its versions back from the archive tier.
+    Unarchive(content::UnarchiveArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -239,6 +248,9 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
                 Keys::List { json } => keys::list(&vault, json).await,
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
+        }
+        Command::Content(Content::Unarchive(args)) => {
+            content::unarchive(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Search(args) => {
             let (store, vault) = store_and_vault(&config).await?;

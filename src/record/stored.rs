@@ -20,6 +20,7 @@ pub(super) const RESERVED: [&str; 12] = [
     "versionCounter",
     "currentVersionId",
     "claimedBy",
+    "claimLeft",
     "interactionCount",
     "emailHash",
     TENANT,

@@ -97,6 +97,8 @@ pub fn migrations() -> Vec<Migration> {
                 ("document_versions", sparse(doc! { "previousVersionId": 1 })),
             ],
         },
+        // Documents whose contents are on their way, and what was purged lately.
+        Migration { id: "0010-moves", indexes: contextd_jobs::engine::indexes() },
     ]
 }
 
