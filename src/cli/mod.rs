@@ -15,6 +15,7 @@ mod keys;
 mod mcp;
 mod migrate;
 mod pause;
+mod policy;
 pub(crate) mod queues;
 mod run;
 pub(crate) mod search;
@@ -84,6 +85,9 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// The lifecycle policy: which rows meet which end, and when.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -187,7 +191,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
     match cli.command {
         Command::Run(args) => run::run(args, config).await,
         Command::Check => check::check(&config).await,
-        Command::Migrate(args) => migrate::migrate(&args, &store(&config).await?).await,
+        Command::Migrate(args) => migrate::migrate(&args, &config, &store(&config).await?).await,
         Command::Enqueue(args) => {
             let input = enqueue::read(&args.data).await?;
             let new_id = || uuid::Uuid::now_v7().to_string();
@@ -224,6 +228,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             search::related(&args, &store, &vault).await
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Policy(policy::PolicyCommand::Show { json }) => policy::show(&config.policy, json),
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;
