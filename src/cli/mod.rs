@@ -17,6 +17,7 @@ mod mcp;
 mod migrate;
 mod pause;
 mod plan;
+mod policy;
 pub(crate) mod queues;
 mod run;
 pub(crate) mod search;
@@ -34,6 +35,7 @@ use crate::{
     vault::Vault,
 };
 use failure::{Failure, Printed};
+use policy::PolicyCommand;
 
 /// The background worker of a context store: takes tasks from Redis, analyses text, writes durable records to MongoDB.
 #[derive(Debug, Parser)]
@@ -72,9 +74,6 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
-    /// The declared lifecycle policy.
-    #[command(subcommand)]
-    Policy(Policy),
     /// Finds contexts and memories by text and by what they are.
     Search(search::SearchArgs),
     /// Shows what a context, memory or document is related to.
@@ -95,6 +94,9 @@ enum Command {
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
+    /// The lifecycle policy: which rows meet which end, and when.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,16 +117,6 @@ enum Keys {
     },
     /// Wraps every data key with the current key, the first of `encryption.keys`.
     Rotate(keys::RotateArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum Policy {
-    /// Says what the rules would do now; changes nothing.
-    Plan(plan::PlanArgs),
-    /// Does what a plan says, or less.
-    Apply(plan::ApplyArgs),
-    /// Says which rules will act on one item, when and why, or what keeps it.
-    Explain(plan::ExplainArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -214,7 +206,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
     match cli.command {
         Command::Run(args) => run::run(args, config).await,
         Command::Check => check::check(&config).await,
-        Command::Migrate(args) => migrate::migrate(&args, &store(&config).await?).await,
+        Command::Migrate(args) => migrate::migrate(&args, &config, &store(&config).await?).await,
         Command::Enqueue(args) => {
             let input = enqueue::read(&args.data).await?;
             let new_id = || uuid::Uuid::now_v7().to_string();
@@ -233,15 +225,15 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             audit::verify(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Audit(Audit::Export(args)) => audit::export(&args, &store(&config).await?).await,
-        Command::Policy(Policy::Plan(args)) => {
+        Command::Policy(PolicyCommand::Plan(args)) => {
             let stop = stopped_by_signals()?;
             plan::plan(&args, &config, &store(&config).await?, stop).await
         }
-        Command::Policy(Policy::Apply(args)) => {
+        Command::Policy(PolicyCommand::Apply(args)) => {
             let stop = stopped_by_signals()?;
             plan::apply(&args, &config, &store(&config).await?, stop).await
         }
-        Command::Policy(Policy::Explain(args)) => plan::explain(&args, &config, &store(&config).await?).await,
+        Command::Policy(PolicyCommand::Explain(args)) => plan::explain(&args, &config, &store(&config).await?).await,
         Command::Keys(keys) => {
             let vault = Vault::new(&config.encryption, store(&config).await?)?;
             match keys {
@@ -262,6 +254,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
         Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
+        Command::Policy(PolicyCommand::Show { json }) => policy::show(&config.policy, json),
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;

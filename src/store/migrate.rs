@@ -88,6 +88,8 @@ pub fn migrations() -> Vec<Migration> {
             indexes: vec![("users", unique_text("email")), ("users", unique_text("emailHash"))],
         },
         Migration { id: AUDIT, indexes: audit() },
+        // What the shipped rules scan, and what guards, actions and erasures look up.
+        Migration { id: "0008-lifecycle", indexes: super::lifecycle::step() },
         Migration {
             id: "0009-sessions",
             // The session before another one, and the version behind another one.
