@@ -179,7 +179,9 @@ pub fn family(document: &str, session: &str, at: DateTime<Utc>) -> Item {
             "updatedAt": to_bson(at) })
     };
     let other = format!("{document}-other");
-    analysis(&format!("{document}-analysis"), document, at)
+    let mut analysis = analysis(&format!("{document}-analysis"), document, at);
+    analysis.keys.clear();
+    analysis
         .row("typing_contexts", doc! {
             "_id": format!("{document}:{session}"), "documentId": document, "sessionId": session, "sequence": 1_i64,
             "updatedAt": to_bson(at),
