@@ -72,7 +72,7 @@ async fn segments_of_the_chain_are_listed_in_their_order() {
     let anchors = world(&config(dir.path())).unwrap().anchors;
     assert_eq!(anchors.list().await.unwrap(), [""; 0]);
     for n in [10, 2, 1] {
-        anchors.put(&format!("anchor-{n:012}.json"), format!("{n}").into_bytes()).await.unwrap();
+        anchors.create(&format!("anchor-{n:012}.json"), format!("{n}").into_bytes()).await.unwrap();
     }
     let names = anchors.list().await.unwrap();
     assert_eq!(names, ["anchor-000000000001.json", "anchor-000000000002.json", "anchor-000000000010.json"]);
