@@ -176,7 +176,18 @@ async fn many_linkers_make_one_chain_while_entries_come_in() {
             })
         })
         .collect();
-    writers.await;
+    // A check beside them finds nothing wrong, wherever they are.
+    let checks = async {
+        let mut checks = 0;
+        while chain_length(&db).await < 2_000 {
+            let verdict = log.verify(true).await;
+            assert_eq!(verdict.told, [""; 0], "{verdict:?}");
+            checks += 1;
+        }
+        checks
+    };
+    let ((), checks) = tokio::join!(writers, checks);
+    println!("{checks} checks beside the linkers");
     let mut linked = 0;
     for linker in linkers {
         linked += linker.await.unwrap();
