@@ -1,4 +1,4 @@
-use mongodb::bson::{Binary, Bson, oid::ObjectId, spec::BinarySubtype};
+use mongodb::bson::{Bson, oid::ObjectId};
 
 use super::{judge::Judge, *};
 
@@ -100,7 +100,6 @@ fn lines_keep_every_type_and_the_order() {
         "no": [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0],
         "at": mongodb::bson::DateTime::from_millis(-1),
         "id": ObjectId::from_bytes([1; 12]),
-        "bytes": Binary { subtype: BinarySubtype::Generic, bytes: vec![1, 2, 3] },
         "text": "\"quoted\"\n",
     };
     assert_eq!(
@@ -109,6 +108,6 @@ fn lines_keep_every_type_and_the_order() {
             + r#""whole":{"$numberDouble":"3.0"},"none":null,"yes":true,"#
             + r#""no":[{"$numberDouble":"NaN"},{"$numberDouble":"Infinity"},{"$numberDouble":"-Infinity"},{"$numberDouble":"-0.0"}],"#
             + r#""at":{"$date":{"$numberLong":"-1"}},"id":{"$oid":"010101010101010101010101"},"#
-            + r#""bytes":{"$binary":{"base64":"AQID","subType":"00"}},"text":"\"quoted\"\n"}"#
+            + r#""text":"\"quoted\"\n"}"#
     );
 }
