@@ -5,27 +5,44 @@
 //! brought to its end, no rule is over its cap; then page by page: [`scan`], [`judge`], [`guards`], the action. What an
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
+mod archive;
+pub mod archive_rows;
 mod clock;
+mod explain;
+mod file;
 mod force;
 mod guards;
 mod job;
 mod judge;
 mod mark;
+pub(crate) mod moves;
+mod plan;
+mod prune;
 mod purge;
 mod rows;
 mod scan;
+mod sessions;
 mod settings;
+pub mod sweep;
 mod take;
 mod throttle;
+mod tries;
+pub mod unarchive;
 
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document, doc},
+    options::IndexOptions,
+};
 
+pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
+pub use plan::{Item, Plan, PlanError, PlannedRule};
 pub use settings::Settings;
 
 use crate::{
@@ -111,6 +128,7 @@ impl Engine<'_> {
         let counts = run.outcome.rule(&rule.name);
         counts.future += odd.future;
         counts.undated += odd.undated;
+        let also = self.world.caches.cached_by(&rule.on);
         let mut size = PageSize::new(self.settings.page, self.settings.page_time);
         loop {
             run.page(Some(Cursor::write(&rule.name, case, after.as_ref()))).await?;
@@ -118,7 +136,7 @@ impl Engine<'_> {
                 throttle.wait(run).await?;
             }
             let started = Instant::now();
-            let rows = scan.page(run, after.as_ref(), size.rows()).await?;
+            let rows = scan.page(run, after.as_ref(), size.rows(), &also).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             let place = scan.place(last);
             let examined = rows.len() as u64;
@@ -180,7 +198,11 @@ impl Engine<'_> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::act(self, run, rule, due).await,
             Action::Purge => rows::purge(self, run, rule, due).await,
+            Action::Prune => prune::act(self, run, rule, due).await,
+            Action::ArchiveSession => sessions::act(self, run, rule, due).await,
             Action::Mark { state } => mark::act(self, run, rule, due, state).await,
+            Action::Archive => archive::act(self, run, rule, due).await,
+            Action::ArchiveRows { archive_for } => archive_rows::act(self, run, rule, due, *archive_for).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
             other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
         }
@@ -190,6 +212,9 @@ impl Engine<'_> {
     async fn resume(&self, run: &mut Run, rule: &Rule) -> Result<(), JobError> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
+            Action::Prune => prune::resume(self, run, rule).await,
+            Action::Archive => archive::resume(self, run).await,
+            Action::ArchiveRows { .. } => archive_rows::resume(self, run, rule).await,
             _ => Ok(()),
         }
     }
@@ -241,6 +266,21 @@ impl Cursor {
         let after = doc.get("date").cloned().zip(doc.get("id").cloned());
         Some(Self { rule, case, after })
     }
+}
+
+/// The indexes that the engine's own look-ups are served by; those of rules follow from the policy.
+pub fn indexes() -> Vec<(&'static str, IndexModel)> {
+    let partial = |field: &str| {
+        let options = IndexOptions::builder().partial_filter_expression(doc! { field: { "$exists": true } }).build();
+        IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
+    };
+    let closed = IndexModel::builder().keys(doc! { "state": 1, "closedAt": 1, "_id": 1 }).build();
+    vec![
+        (purge::DOCUMENTS, partial(unarchive::FLAG)),
+        (purge::DOCUMENTS, partial(moves::MOVED)),
+        (take::TOMBSTONES, closed),
+        ("session_history", IndexModel::builder().keys(doc! { "archivedAt": 1 }).build()),
+    ]
 }
 
 /// An id as a person would write it.

@@ -3,13 +3,35 @@
 //! Everything here is pure. What a file may say and what is refused is in `load`; what a rule asks of the database is
 //! in `query`.
 
+mod check;
+mod fight;
+mod file;
+mod hash;
+mod known;
+mod load;
+mod near;
 mod query;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use mongodb::bson::Bson;
 
+pub use check::Surroundings;
+pub use known::{lookup_indexes, shipped_indexes};
+pub use load::{ACCESSED, load};
 pub use query::{Index, MIN_ID, before};
+
+/// The section `[policy]` that contextd ships.
+pub const SHIPPED: &str = include_str!("../../config/lifecycle.toml");
+
+/// Something that is wrong with a declared policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Of the setting, dotted: `policy.rules.minor-version.after`.
+    pub path: String,
+    /// A sentence that says what to do.
+    pub message: String,
+}
 
 /// A whole policy, as it is in force after region and overrides.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,11 +42,18 @@ pub struct Policy {
     pub hash: String,
     /// The worker's and MongoDB's clock may differ by this; more ends a run before it begins.
     pub skew: Duration,
+    /// Is part of the terms of rules on [`ACCESSED`] already; see [`Policy::slack`].
+    pub access_slack: Duration,
+    /// Whose terms are in force; empty: none's.
+    pub region: String,
+    /// The strongest actions first.
     pub rules: Vec<Rule>,
     /// Collections that are kept for ever, each with its reason.
     pub keep: BTreeMap<String, String>,
     /// Indexes of the operator's own collections, which `migrate` makes.
     pub indexes: Vec<Index>,
+    /// Collections that the operator declared, with fields that only their records have.
+    pub fields: BTreeMap<String, Vec<String>>,
 }
 
 /// One rule: rows of one collection, their conditions, and what becomes of them.
@@ -74,6 +103,19 @@ pub enum Guard {
     NoDeltaBase,
     /// A newer row of the same document has been there for the whole term.
     Superseded,
+}
+
+impl Guard {
+    /// What it means for a row that it keeps.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Guard::NoLiveSession => "Its session is live.",
+            Guard::SessionExpired => "Its session has not expired.",
+            Guard::NotCurrent => "It is the current version of its document.",
+            Guard::NoDeltaBase => "Another version is stored as a difference to it.",
+            Guard::Superseded => "No newer one of its document has been there for the whole term.",
+        }
+    }
 }
 
 /// What becomes of a row.
@@ -140,8 +182,17 @@ impl Policy {
         self.rules.iter().find(|rule| rule.name == name)
     }
 
+    /// How much of the case's term is slack for access times that are written late. Included in its `after`.
+    pub fn slack(&self, rule: &Rule, case: &Case) -> Duration {
+        let slack = case.date == ACCESSED && !matches!(rule.action, Action::Mark { .. });
+        if slack { self.access_slack } else { Duration::ZERO }
+    }
+
     /// The enabled rules of a job, in their order.
     pub fn of_job<'p>(&'p self, job: &'p str) -> impl Iterator<Item = &'p Rule> {
         self.rules.iter().filter(move |rule| rule.enabled && rule.job == job)
     }
 }
+
+#[cfg(test)]
+mod tests;

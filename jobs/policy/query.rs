@@ -55,12 +55,13 @@ impl Case {
         filter
     }
 
-    /// The predicate but for the date: what a row is whose time has yet to come.
-    pub fn subject(&self) -> Document {
-        let mut filter = self.predicate(DateTime::<Utc>::MAX_UTC);
-        filter.remove(&self.date);
-        filter.remove("holdCount");
-        filter
+    /// Whether a row has what the case asks for, but for its date. Pure; the same as [`Case::predicate`] asks MongoDB.
+    pub fn meets(&self, row: &Document) -> bool {
+        let there = |name: &str| row.get(name).is_some_and(|value| *value != Bson::Null);
+        let equal = |(name, value): &(String, Bson)| row.get(name).is_some_and(|found| same(found, value));
+        self.equal.iter().all(equal)
+            && !self.absent.iter().any(|name| there(name))
+            && self.present.iter().all(|name| there(name))
     }
 }
 
@@ -84,4 +85,15 @@ impl Rule {
 /// `now - term`; a term longer than the calendar keeps everything.
 pub fn before(now: DateTime<Utc>, term: std::time::Duration) -> DateTime<Utc> {
     TimeDelta::from_std(term).ok().and_then(|term| now.checked_sub_signed(term)).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
+/// Equal as MongoDB compares: numbers by their value.
+fn same(a: &Bson, b: &Bson) -> bool {
+    let number = |value: &Bson| match value {
+        Bson::Int32(n) => Some(f64::from(*n)),
+        Bson::Int64(n) => Some(*n as f64),
+        Bson::Double(n) => Some(*n),
+        _ => None,
+    };
+    a == b || number(a).zip(number(b)).is_some_and(|(a, b)| a == b)
 }

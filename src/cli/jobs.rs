@@ -15,7 +15,9 @@ use crate::{
     clock,
     config::Config,
     lifecycle,
-    schedule::{self, Identity, JobState, JobStatus, Outcome, RunOutcome, RunReport, ScheduleError, ScheduledJob},
+    schedule::{
+        self, ByHand, Identity, JobState, JobStatus, Outcome, RunOutcome, RunReport, ScheduleError, ScheduledJob,
+    },
     store::{Store, StoreFault},
 };
 
@@ -38,6 +40,9 @@ pub struct RunArgs {
     /// Look and count, change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Go on although a rule of the policy is over its cap
+    #[arg(long)]
+    pub over_cap: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -68,7 +73,8 @@ pub async fn run(args: &RunArgs, config: &Config, store: &Store, stop: Cancellat
     let progress = move |outcome: &Outcome| {
         shown.set_message(format!("examined {}, changed {}", outcome.examined, outcome.changed));
     };
-    let ran = schedule::run_now(store.database(), identity(config), job, args.dry_run, stop, progress).await;
+    let how = ByHand { dry_run: args.dry_run, over_cap: args.over_cap };
+    let ran = schedule::run_now(store.database(), identity(config), job, how, stop, progress).await;
     bar.finish_and_clear();
     let report = ran?;
     let mut printed = if args.json { Printed::json(&report)? } else { Printed::text(account(&report)) };
@@ -104,7 +110,7 @@ fn find<'j>(jobs: &'j [ScheduledJob], name: &str) -> Result<&'j ScheduledJob, Fa
 }
 
 /// A name of its own for each process: a lease is never taken for one's own by mistake.
-fn identity(config: &Config) -> Identity {
+pub(super) fn identity(config: &Config) -> Identity {
     Identity {
         worker: format!("jobs-{}", uuid::Uuid::now_v7()),
         clock: Arc::new(clock::now),
@@ -202,12 +208,12 @@ mod tests {
     fn an_unknown_job_is_refused_with_the_near_one() {
         let refused = |name| find(&jobs(), name).map(|j| j.name()).expect_err(name);
         assert_eq!(
-            refused("housekeping"),
-            Failure::Usage("there is no job \"housekeping\": did you mean `housekeeping`?".into())
+            refused("retension"),
+            Failure::Usage("there is no job \"retension\": did you mean `retention`?".into())
         );
         let Failure::Usage(all) = refused("vacuum") else { panic!("usage") };
-        assert!(all.contains("there are housekeeping"), "{all}");
-        assert_eq!(find(&jobs(), "housekeeping").map(ScheduledJob::name), Ok("housekeeping"));
+        assert!(all.contains("there are retention"), "{all}");
+        assert_eq!(find(&jobs(), "retention").map(ScheduledJob::name), Ok("retention"));
     }
 
     #[test]
@@ -217,8 +223,8 @@ mod tests {
         counts.count("purge_dead_letters", 11);
         counts.sample("purge_dead_letters", "a@/x", at);
         let report = RunReport {
-            run_id: "housekeeping:manual:x".into(),
-            job: "housekeeping",
+            run_id: "retention:manual:x".into(),
+            job: "retention",
             slot: at,
             trigger: schedule::Trigger::Manual,
             dry_run: true,
@@ -234,7 +240,7 @@ mod tests {
         };
         assert_eq!(
             account(&report),
-            "housekeeping dry run: ok in 1 min 1 s\nexamined 12, would change 11, held 0\n  purge_dead_letters 11\n  \
+            "retention dry run: ok in 1 min 1 s\nexamined 12, would change 11, held 0\n  purge_dead_letters 11\n  \
              for instance purge_dead_letters a@/x (2026-05-01T03:17:00Z)"
         );
     }

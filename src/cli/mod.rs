@@ -10,11 +10,13 @@ pub mod demo;
 mod enqueue;
 pub mod failure;
 mod get;
+mod hold;
 pub mod jobs;
 mod keys;
 mod mcp;
 mod migrate;
 mod pause;
+mod plan;
 pub(crate) mod queues;
 mod run;
 pub(crate) mod search;
@@ -70,6 +72,9 @@ enum Command {
     /// The scheduled jobs.
     #[command(subcommand)]
     Jobs(Jobs),
+    /// The declared lifecycle policy.
+    #[command(subcommand)]
+    Policy(Policy),
     /// Finds contexts and memories by text and by what they are.
     Search(search::SearchArgs),
     /// Shows what a context, memory or document is related to.
@@ -84,6 +89,9 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// Legal holds: what they are on is not destroyed.
+    #[command(subcommand)]
+    Hold(hold::Hold),
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,6 +112,16 @@ enum Keys {
     },
     /// Wraps every data key with the current key, the first of `encryption.keys`.
     Rotate(keys::RotateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Policy {
+    /// Says what the rules would do now; changes nothing.
+    Plan(plan::PlanArgs),
+    /// Does what a plan says, or less.
+    Apply(plan::ApplyArgs),
+    /// Says which rules will act on one item, when and why, or what keeps it.
+    Explain(plan::ExplainArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +157,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
+    clock::jumped();
     // One TLS provider for both drivers; a second installation would only mean that it is there already.
     crate::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -199,14 +218,21 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,
         Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
         Command::Jobs(Jobs::Run(args)) => {
-            let signals = crate::pipeline::Signals::default();
-            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
-            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+            jobs::run(&args, &config, &store(&config).await?, stopped_by_signals()?).await
         }
         Command::Audit(Audit::Verify(args)) => {
             audit::verify(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Audit(Audit::Export(args)) => audit::export(&args, &store(&config).await?).await,
+        Command::Policy(Policy::Plan(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::plan(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(Policy::Apply(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::apply(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(Policy::Explain(args)) => plan::explain(&args, &config, &store(&config).await?).await,
         Command::Keys(keys) => {
             let vault = Vault::new(&config.encryption, store(&config).await?)?;
             match keys {
@@ -223,6 +249,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             search::related(&args, &store, &vault).await
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;
@@ -234,6 +261,13 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             }
         }
     }
+}
+
+/// Cancelled by the first signal.
+fn stopped_by_signals() -> Result<tokio_util::sync::CancellationToken, Failure> {
+    let signals = crate::pipeline::Signals::default();
+    run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+    Ok(signals.stop)
 }
 
 fn link(config: &Config) -> Result<Link, Failure> {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use mongodb::bson::Document;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -13,7 +14,7 @@ use super::{
     records::{given_back, missing},
 };
 use crate::{
-    content::{ContentRef, Sealing, described, key},
+    content::{ContentRef, Sealing, Tier, described, key},
     metrics::Outcome,
     record::{Clock, is_fenced},
     store::{DOCUMENT_VERSIONS, DOCUMENTS, Given, Refusal, StoreFault, transact},
@@ -33,6 +34,8 @@ pub struct New<'a> {
     /// Its task, `id@source`.
     pub task: String,
     pub clock: Clock,
+    /// When it counts as made; its document was used then.
+    pub at: DateTime<Utc>,
     /// What its row holds beside its ids, number and content.
     pub fields: Document,
     pub text: Vec<u8>,
@@ -281,7 +284,7 @@ async fn tidy(records: &Records, loose: &[(&str, String)], patience: &Patience<'
     };
     for (id, key) in loose {
         if rows.get(*id).and_then(described).is_none_or(|content| content.key != *key) {
-            remove(records, key, patience).await;
+            remove(records, Tier::Hot, key, patience).await;
         }
     }
 }

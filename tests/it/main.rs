@@ -2,7 +2,7 @@
 //!
 //! Every test has a namespace, a database and a port of its own, so that all run side by side. Tests that trouble a
 //! server start one of their own. What is checked is what producers, operators and dashboards see; only `tiers`, `sync`
-//! and `shown` go through the library, because other programs read through it.
+//! and `shown` go through the library, because other programs read through it, and `reach`, because jobs do.
 
 mod harness;
 
@@ -23,6 +23,7 @@ mod ledger;
 mod list_queue;
 mod mcp;
 mod outages;
+mod reach;
 mod records_bad;
 mod records_common;
 mod records_declared;
@@ -33,6 +34,7 @@ mod records_links;
 mod records_model;
 mod records_people;
 mod records_plain;
+mod records_purged;
 mod records_versions;
 mod sealed;
 mod search;
