@@ -369,6 +369,8 @@ fn secrets_come_from_files_and_never_show() {
     .unwrap();
     assert_eq!(config.redis.url, "redis://user:hunter2@host/0");
     assert!(!format!("{config:?}").contains("hunter2"));
+    let audit = with("", &[("CONTEXTD_AUDIT__KEY", "hunter2, sixteen and more")]).unwrap().audit;
+    assert!(audit.secret().is_some() && !format!("{audit:?}").contains("hunter2"));
     assert_eq!(
         resolve(None, vars(), no_files).unwrap_err().to_string(),
         "configuration: CONTEXTD_REDIS__URL_FILE: cannot read the file it names: entity not found"
@@ -381,6 +383,7 @@ fn secrets_come_from_files_and_never_show() {
         "[mongodb]\nuri = \"http://user:hunter2@host\"",
         "[otlp]\nendpoint = \"ftp://user:hunter2@host\"",
         "[encryption]\nkeys = \"hunter2\"",
+        "[audit]\nkey = \"hunter2\"",
         "[encryption]\nkeys = \"k1:hunter2\"",
         "[encryption]\nkeys = \"hunter2!:AAAA\"",
     ] {
