@@ -389,6 +389,12 @@ async fn cut_off_anywhere_no_row_is_lost_or_kept_twice() {
         let mut ids = archived(&place);
         ids.dedup();
         assert_eq!(ids.len(), 150, "call {at}");
+        for path in place.objects.all() {
+            let file = std::fs::File::options().write(true).open(place.objects.root.join(path)).expect("the file");
+            file.set_modified((now() - TimeDelta::days(2)).into()).expect("a date");
+        }
+        runs(&place, &auth_log(), now()).await.expect("the next run ends");
+        assert_eq!(archived(&place), ids, "call {at}");
     }
 }
 

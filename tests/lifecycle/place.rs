@@ -8,7 +8,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use contextd::{config::{self, Config}, lifecycle, schedule::Timetable, store::Store};
+use contextd::{
+    config::{self, Config},
+    lifecycle,
+    schedule::Timetable,
+    store::Store,
+};
 use contextd_jobs::{
     Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
     kit::World, policy::Policy, retention, session_archival, version_pruning,
