@@ -15,7 +15,7 @@ mod guards;
 mod job;
 mod judge;
 mod mark;
-pub(crate) mod moves;
+mod moves;
 mod plan;
 mod prune;
 mod purge;
@@ -42,6 +42,7 @@ pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
+pub use moves::finish as finish_moves;
 pub use plan::{Item, Plan, PlanError, PlannedRule};
 pub use settings::Settings;
 

@@ -248,6 +248,7 @@ impl Shared {
             health: self.health.clone(),
             wait: self.config.worker.start_wait,
             migrate: !self.options.no_migrate,
+            indexes: self.config.policy.needed_indexes(),
         };
         tokio::select! {
             connected = stores.connect() => connected?,

@@ -55,7 +55,9 @@ fn evidence(place: &Place, stores: &Stores) -> BTreeSet<String> {
         lines.insert(format!("tombstone {id} {} {} {}", get("state"), get("rule"), get("action")));
     }
     // All fields of rows, except for those that tell when.
-    for collection in ["documents", "document_versions", "sessions", "session_history", "users", "ai_interactions", "interactions"] {
+    for collection in
+        ["documents", "document_versions", "sessions", "session_history", "users", "ai_interactions", "interactions"]
+    {
         for (id, row) in stores.of(collection) {
             lines.insert(format!("fields {collection}/{id} {}", shape(row)));
         }

@@ -89,7 +89,11 @@ impl Stores {
         }
         match rule {
             "session-archival" => {
-                let idle = if there(row, "userId") { past("lastActivityAt", 30 * MINUTE) } else { past("lastActivityAt", DAY) };
+                let idle = if there(row, "userId") {
+                    past("lastActivityAt", 30 * MINUTE)
+                } else {
+                    past("lastActivityAt", DAY)
+                };
                 let over = (is("state", "active") && idle) || (is("state", "ended") && past("endedAt", 0));
                 over && !self.live.contains(id)
             }
@@ -123,9 +127,9 @@ impl Stores {
                 let newer = |other: &Document| {
                     let at = other.get_datetime("createdAt").ok();
                     text(other, "documentId") == text(row, "documentId")
-                        && at.zip(made).is_some_and(|(at, made)| {
-                            at > made && now - from_bson(*at) >= TimeDelta::days(30)
-                        })
+                        && at
+                            .zip(made)
+                            .is_some_and(|(at, made)| at > made && now - from_bson(*at) >= TimeDelta::days(30))
                 };
                 text(row, "documentId").is_some() && self.of("analyses").any(|(_, other)| newer(other))
             }
@@ -176,10 +180,18 @@ impl Stores {
                 "anonymous-mark" => self.set("documents", id, doc! { "state": "pending_cleanup" }),
                 "anonymous-cleanup" | "deleted-document" => self.purge_document(id),
                 "inactive-document" => {
-                    self.set("documents", id, doc! { "state": "archived", "archivedAt": contextd_jobs::kit::to_bson(now) });
+                    self.set(
+                        "documents",
+                        id,
+                        doc! { "state": "archived", "archivedAt": contextd_jobs::kit::to_bson(now) },
+                    );
                 }
                 "archive-end" => {
-                    self.set("documents", id, doc! { "state": "deleted", "deletedAt": contextd_jobs::kit::to_bson(now) });
+                    self.set(
+                        "documents",
+                        id,
+                        doc! { "state": "deleted", "deletedAt": contextd_jobs::kit::to_bson(now) },
+                    );
                 }
                 "deleted-user" => self.anonymize("users", id, &["createdAt", "deletedAt", "accountStatus"]),
                 "ai-interaction-30" => self.anonymize("ai_interactions", id, AI_KEPT),
@@ -263,7 +275,8 @@ impl Stores {
             // Found by what was asked; the items of tests have the key of their id.
             self.keys.remove(&format!("cache:ai:key-{id}"));
         }
-        let kinds = [("sessions", "session"), ("documents", "document"), ("users", "user"), ("interactions", "interaction")];
+        let kinds =
+            [("sessions", "session"), ("documents", "document"), ("users", "user"), ("interactions", "interaction")];
         for (_, kind) in kinds.iter().filter(|(of, _)| *of == collection) {
             self.keys.remove(&format!("cache:{kind}:{id}"));
         }
@@ -311,7 +324,8 @@ impl Stores {
                 if archived && text(content, "tier") != Some("archive") {
                     wrong.push(format!("{collection}/{id}: its document is archived, its content is not"));
                 }
-                for (what, other) in [("base", text(content, "base")), ("predecessor", text(row, "previousVersionId"))] {
+                for (what, other) in [("base", text(content, "base")), ("predecessor", text(row, "previousVersionId"))]
+                {
                     if other.is_some_and(|other| self.row("document_versions", other).is_none()) {
                         wrong.push(format!("{collection}/{id}: its {what} is gone"));
                     }
@@ -323,13 +337,23 @@ impl Stores {
 }
 
 /// What rules of anonymization leave of an AI interaction: figures, nothing that somebody wrote or is known by.
-pub const AI_KEPT: &[&str] = &[
-    "timestamp", "promptTemplateId", "model", "acceptedSuggestions", "rejectedSuggestions", "decision", "decidedAt",
-];
+pub const AI_KEPT: &[&str] =
+    &["timestamp", "promptTemplateId", "model", "acceptedSuggestions", "rejectedSuggestions", "decision", "decidedAt"];
 
 const LOOKED_AT: [&str; 13] = [
-    "sessions", "session_history", "documents", "document_versions", "users", "ai_interactions", "auth_logs",
-    "dead_letters", "analyses", "typing_contexts", "interactions", "context_links", "job_runs",
+    "sessions",
+    "session_history",
+    "documents",
+    "document_versions",
+    "users",
+    "ai_interactions",
+    "auth_logs",
+    "dead_letters",
+    "analyses",
+    "typing_contexts",
+    "interactions",
+    "context_links",
+    "job_runs",
 ];
 
 fn shown(collection: &str) -> &'static [&'static str] {
@@ -338,7 +362,15 @@ fn shown(collection: &str) -> &'static [&'static str] {
         "document_versions" => &["previousVersionId", "kind"],
         "users" => &["state", "anonymizedAt", "firstName", "lastName", "passwordHash", "metadata"],
         "ai_interactions" => &[
-            "anonymizedAt", "userId", "sessionId", "documentId", "customPrompt", "aiResponse", "cacheKey", "model", "note",
+            "anonymizedAt",
+            "userId",
+            "sessionId",
+            "documentId",
+            "customPrompt",
+            "aiResponse",
+            "cacheKey",
+            "model",
+            "note",
         ],
         "interactions" => &["documentId", "sessionId"],
         "sessions" => &["state", "userId"],

@@ -8,7 +8,12 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use contextd::{config::{self, Config}, lifecycle, schedule::Timetable, store::Store};
+use contextd::{
+    config::{self, Config},
+    lifecycle,
+    schedule::Timetable,
+    store::Store,
+};
 use contextd_jobs::{
     Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
     kit::World, policy::Policy, retention, session_archival, version_pruning,
@@ -297,9 +302,23 @@ impl Place {
 
 /// Collections that are looked at.
 const SEEN: [&str; 17] = [
-    "sessions", "session_history", "documents", "document_versions", "users", "ai_interactions", "auth_logs",
-    "dead_letters", "analyses", "typing_contexts", "interactions", "context_links", "job_runs", "tombstones",
-    "audit_log", "holds", "user_preferences",
+    "sessions",
+    "session_history",
+    "documents",
+    "document_versions",
+    "users",
+    "ai_interactions",
+    "auth_logs",
+    "dead_letters",
+    "analyses",
+    "typing_contexts",
+    "interactions",
+    "context_links",
+    "job_runs",
+    "tombstones",
+    "audit_log",
+    "holds",
+    "user_preferences",
 ];
 
 fn id_of(row: &Document) -> String {

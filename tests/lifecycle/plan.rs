@@ -43,7 +43,11 @@ async fn plan_is_run(job: &str) {
         let done = run.outcome.rules.get(rule).map(|counts| counts.done).unwrap_or_default();
         let counted = dry.outcome.rules.get(rule).map(|counts| counts.done).unwrap_or_default();
         if done != expected.len() as u64 || counted != done {
-            wrong.push(format!("{rule}: {counted} planned, {done} done, {} due in {}", expected.len(), collection(rule)));
+            wrong.push(format!(
+                "{rule}: {counted} planned, {done} done, {} due in {}",
+                expected.len(),
+                collection(rule)
+            ));
         }
     }
     wrong.extend(compare(&before, &found, &rules_of(job, true), now));

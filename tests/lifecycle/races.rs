@@ -37,38 +37,27 @@ const SAVE: Op = Op {
     task: "document.save.v1",
     data: |id, now| json!({ "documentId": id, "content": "A new content.", "updatedAt": now, "lastAccessedAt": now }),
 };
-const RESTORE: Op = Op {
-    name: "restore",
-    task: "document.restore.v1",
-    data: |id, now| json!({ "documentId": id, "restoredAt": now }),
-};
+const RESTORE: Op =
+    Op { name: "restore", task: "document.restore.v1", data: |id, now| json!({ "documentId": id, "restoredAt": now }) };
 const HOLD: Op = Op {
     name: "hold",
     task: "hold.place.v1",
-    data: |id, now| {
-        json!({ "holdId": format!("h-{id}"), "entityType": "document", "entityId": id, "reason": "r", "placedAt": now })
-    },
+    data: |id, now| json!({ "holdId": format!("h-{id}"), "entityType": "document", "entityId": id, "reason": "r", "placedAt": now }),
 };
 const HOLD_USER: Op = Op {
     name: "hold of the user",
     task: "hold.place.v1",
-    data: |id, now| {
-        json!({ "holdId": format!("h-{id}"), "entityType": "user", "entityId": format!("{id}-user"), "reason": "r", "placedAt": now })
-    },
+    data: |id, now| json!({ "holdId": format!("h-{id}"), "entityType": "user", "entityId": format!("{id}-user"), "reason": "r", "placedAt": now }),
 };
 const HOLD_SESSION: Op = Op {
     name: "hold of the session",
     task: "hold.place.v1",
-    data: |id, now| {
-        json!({ "holdId": format!("h-{id}"), "entityType": "session", "entityId": format!("{id}-session"), "reason": "r", "placedAt": now })
-    },
+    data: |id, now| json!({ "holdId": format!("h-{id}"), "entityType": "session", "entityId": format!("{id}-session"), "reason": "r", "placedAt": now }),
 };
 const VERSION: Op = Op {
     name: "version",
     task: "version.save.v1",
-    data: |id, now| {
-        json!({ "documentId": id, "versionId": format!("{id}-v9"), "kind": "major", "content": "Version nine.", "createdAt": now })
-    },
+    data: |id, now| json!({ "documentId": id, "versionId": format!("{id}-v9"), "kind": "major", "content": "Version nine.", "createdAt": now }),
 };
 const CLAIM: Op = Op {
     name: "claim",
@@ -83,9 +72,7 @@ const TOUCH_SESSION: Op = Op {
 const HOLD_THIS_SESSION: Op = Op {
     name: "hold",
     task: "hold.place.v1",
-    data: |id, now| {
-        json!({ "holdId": format!("h-{id}"), "entityType": "session", "entityId": id, "reason": "r", "placedAt": now })
-    },
+    data: |id, now| json!({ "holdId": format!("h-{id}"), "entityType": "session", "entityId": id, "reason": "r", "placedAt": now }),
 };
 const HOLD_OF_VERSION: Op = Op {
     name: "hold",
@@ -98,16 +85,12 @@ const HOLD_OF_VERSION: Op = Op {
 const RESTORE_VERSION: Op = Op {
     name: "restoring the version",
     task: "version.restore.v1",
-    data: |id, now| {
-        json!({ "documentId": format!("{id}-document"), "versionId": id, "newVersionId": format!("{id}-v9"), "restoredAt": now })
-    },
+    data: |id, now| json!({ "documentId": format!("{id}-document"), "versionId": id, "newVersionId": format!("{id}-v9"), "restoredAt": now }),
 };
 const HOLD_THIS_USER: Op = Op {
     name: "hold",
     task: "hold.place.v1",
-    data: |id, now| {
-        json!({ "holdId": format!("h-{id}"), "entityType": "user", "entityId": id, "reason": "r", "placedAt": now })
-    },
+    data: |id, now| json!({ "holdId": format!("h-{id}"), "entityType": "user", "entityId": id, "reason": "r", "placedAt": now }),
 };
 
 /// With rows of owners that holds need.
@@ -169,7 +152,9 @@ fn whole_or_gone(case: &Case, id: &str, stores: &Stores, protected: bool) -> Vec
             if !there {
                 see("document_versions", format!("{id}-v9"), false);
                 let objects = stores.hot.iter().chain(&stores.archive);
-                wrong.extend(objects.filter(|key| key.split('/').nth(2) == Some(id)).map(|key| format!("{key} is left over")));
+                wrong.extend(
+                    objects.filter(|key| key.split('/').nth(2) == Some(id)).map(|key| format!("{key} is left over")),
+                );
             }
         }
         "session-archival" => see("session_history", id.to_owned(), !there),

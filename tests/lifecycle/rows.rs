@@ -39,7 +39,9 @@ impl Item {
     }
 
     fn cached(self, kind: &str, collection: &str, id: &str) -> Self {
-        let value = format!("{{\"f\":1,\"rev\":1,\"at\":0,\"s\":\"FULL\",\"z\":0,\"n\":\"{collection}\"}}\n{{\"_id\":\"{id}\"}}");
+        let value = format!(
+            "{{\"f\":1,\"rev\":1,\"at\":0,\"s\":\"FULL\",\"z\":0,\"n\":\"{collection}\"}}\n{{\"_id\":\"{id}\"}}"
+        );
         self.key(format!("cache:{kind}:{id}"), &value)
     }
 }
@@ -179,20 +181,26 @@ pub fn job_run(id: &str, at: DateTime<Utc>) -> Item {
 pub fn family(document: &str, session: &str, at: DateTime<Utc>) -> Item {
     let link = |from: &str, to: &str| {
         synced(doc! { "_id": format!("{from}:RELATES_TO:{to}"), "from": from, "to": to, "relation": "RELATES_TO",
-            "updatedAt": to_bson(at) })
+        "updatedAt": to_bson(at) })
     };
     let other = format!("{document}-other");
     let mut analysis = analysis(&format!("{document}-analysis"), document, at);
     analysis.keys.clear();
     analysis
-        .row("typing_contexts", doc! {
-            "_id": format!("{document}:{session}"), "documentId": document, "sessionId": session, "sequence": 1_i64,
-            "updatedAt": to_bson(at),
-        })
-        .row("interactions", synced(doc! {
-            "_id": format!("{document}-interaction"), "sessionId": session, "documentId": document, "request": "r",
-            "timestamp": to_bson(at),
-        }))
+        .row(
+            "typing_contexts",
+            doc! {
+                "_id": format!("{document}:{session}"), "documentId": document, "sessionId": session, "sequence": 1_i64,
+                "updatedAt": to_bson(at),
+            },
+        )
+        .row(
+            "interactions",
+            synced(doc! {
+                "_id": format!("{document}-interaction"), "sessionId": session, "documentId": document, "request": "r",
+                "timestamp": to_bson(at),
+            }),
+        )
         .row("context_links", link(document, &other))
         .row("context_links", link(&other, document))
         .key(format!("typing:{document}:{session}"), "{}")
@@ -253,7 +261,13 @@ impl Case {
         let anon = || document(id, None, Some(&session_of), date).and(family(id, &session_of, date));
         let owned = || {
             let major = Version {
-                id: &format!("{id}-v1"), document: id, owner: "u1", kind: "major", number: 1, previous: None, base: None,
+                id: &format!("{id}-v1"),
+                document: id,
+                owner: "u1",
+                kind: "major",
+                number: 1,
+                previous: None,
+                base: None,
             };
             let mut item = document(id, Some("u1"), None, date).and(version(&major, date)).and(family(id, "s1", date));
             item.edit("documents", id).insert("currentVersionId", format!("{id}-v1"));

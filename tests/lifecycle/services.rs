@@ -21,7 +21,8 @@ fn bring_up() -> Services {
     script(&["up", "--name", "test"]);
     let env = script(&["env", "--name", "test"]);
     let value = |name: &str| {
-        let line = env.lines().find_map(|line| line.trim().strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
+        let line =
+            env.lines().find_map(|line| line.trim().strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
         line.unwrap_or_else(|| panic!("no {name}:\n{env}")).trim_matches(['\'', '"']).to_owned()
     };
     Services { redis: value("CONTEXTD_REDIS__URL"), mongodb: value("CONTEXTD_MONGODB__URI") }

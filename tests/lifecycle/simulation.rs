@@ -140,7 +140,10 @@ async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
                 continue;
             }
             let after = sim.place.stores().await;
-            right(&format!("seed {seed}, {} at {}: {outcome:?}", due.job, due.at), &compare(&sim.stores, &after, &rules, due.at));
+            right(
+                &format!("seed {seed}, {} at {}: {outcome:?}", due.job, due.at),
+                &compare(&sim.stores, &after, &rules, due.at),
+            );
             for (action, rows) in &outcome.by_action {
                 *acted.entry(action.clone()).or_default() += rows;
             }
@@ -152,7 +155,11 @@ async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
     }
     println!("{runs} runs, {skipped} with nothing near; {acted:?}");
     let kinds = ["archive-session", "prune", "mark", "archive", "soft-delete", "purge", "anonymize", "archive-rows"];
-    println!("tombstones: {}, history: {}", sim.stores.of("tombstones").count(), sim.stores.of("session_history").count());
+    println!(
+        "tombstones: {}, history: {}",
+        sim.stores.of("tombstones").count(),
+        sim.stores.of("session_history").count()
+    );
     if days >= 520 {
         let idle: Vec<&&str> = kinds.iter().filter(|kind| !acted.keys().any(|key| key.contains(**kind))).collect();
         println!("actions without a run: {idle:?}");

@@ -1,7 +1,10 @@
 //! Removing any one term of a rule is noticed: for each there is a row that only this term keeps.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use contextd_jobs::{kit::to_bson, policy::{Guard, Policy, Rule}};
+use contextd_jobs::{
+    kit::to_bson,
+    policy::{Guard, Policy, Rule},
+};
 use mongodb::bson::{Bson, doc};
 
 use crate::{
@@ -147,8 +150,13 @@ fn guarded(case: &Case, guard: Guard, id: &str, due: DateTime<Utc>, now: DateTim
         }
         Guard::NoDeltaBase => {
             let of = Version {
-                id: &format!("{id}-delta"), document: &format!("{id}-document"), owner: "u1", kind: "major", number: 9,
-                previous: None, base: Some(id),
+                id: &format!("{id}-delta"),
+                document: &format!("{id}-document"),
+                owner: "u1",
+                kind: "major",
+                number: 9,
+                previous: None,
+                base: Some(id),
             };
             item.and(version(&of, due))
         }
@@ -186,7 +194,8 @@ async fn terms_of(job: &str) {
         // Another policy of the same version would be refused: nothing of the one before is left after `clear`.
         let (_, wrong) = checked(&place, &*place.job_under(job, mutant), now, true).await;
         println!("{what}: {} differences, as {:?}", wrong.len(), wrong.first());
-        if wrong.is_empty() && !REDUNDANT.iter().any(|(rules, guard)| what.starts_with(rules) && what.ends_with(guard)) {
+        if wrong.is_empty() && !REDUNDANT.iter().any(|(rules, guard)| what.starts_with(rules) && what.ends_with(guard))
+        {
             unnoticed.push(what);
         }
     }

@@ -49,8 +49,16 @@ impl Worker {
         let uri = &place.config.mongodb.uri;
         let mongo = runtime.block_on(mongodb::Client::with_uri_str(uri)).expect("MongoDB answers");
         let mongo = mongo.database(place.db.name());
-        let worker =
-            Self { mongo, child, port, redis, namespace: place.namespace.clone(), runtime, http: reqwest::Client::new(), sent: 0 };
+        let worker = Self {
+            mongo,
+            child,
+            port,
+            redis,
+            namespace: place.namespace.clone(),
+            runtime,
+            http: reqwest::Client::new(),
+            sent: 0,
+        };
         let start = Instant::now();
         while worker.get("/ready").is_none() {
             assert!(start.elapsed() < Duration::from_secs(60), "the worker is not ready");

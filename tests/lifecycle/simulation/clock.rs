@@ -17,12 +17,16 @@ async fn with_clocks(worker: DateTime<Utc>, server: DateTime<Utc>) -> (Result<()
     let case = CASES.iter().find(|case| case.rule == "dead-letter").expect("a case");
     let cutoff = at() - TimeDelta::milliseconds(case.term);
     place
-        .put(&[case.item("long", cutoff - TimeDelta::days(1)), case.item("before", cutoff - TimeDelta::seconds(20)),
-            case.item("after", cutoff + TimeDelta::seconds(20))])
+        .put(&[
+            case.item("long", cutoff - TimeDelta::days(1)),
+            case.item("before", cutoff - TimeDelta::seconds(20)),
+            case.item("after", cutoff + TimeDelta::seconds(20)),
+        ])
         .await;
     let job = place.job(case.job);
     // The scheduler takes the earlier of both clocks as "now".
-    let mut run = place.at(&*job, worker.min(server)).simulated(server).on_clock(Arc::new(move || worker), TimeDelta::zero());
+    let mut run =
+        place.at(&*job, worker.min(server)).simulated(server).on_clock(Arc::new(move || worker), TimeDelta::zero());
     let done = job.run(&mut run).await.map_err(|e| e.to_string());
     let mut left: Vec<String> = place.stores().await.of("dead_letters").map(|(id, _)| id.clone()).collect();
     left.sort();
@@ -63,7 +67,8 @@ async fn a_now_from_ahead_of_both_clocks_destroys_nothing_early() {
     let case = CASES.iter().find(|case| case.rule == "dead-letter").expect("a case");
     place.put(&[case.item("young", at() - TimeDelta::days(1))]).await;
     let job = place.job(case.job);
-    let mut run = place.at(&*job, at() + TimeDelta::days(400)).simulated(at()).on_clock(Arc::new(at), TimeDelta::zero());
+    let mut run =
+        place.at(&*job, at() + TimeDelta::days(400)).simulated(at()).on_clock(Arc::new(at), TimeDelta::zero());
     // Refused or left alone, but not gone.
     drop(job.run(&mut run).await);
     assert!(place.one("dead_letters", "young").await.is_some(), "{:?}", run.outcome);

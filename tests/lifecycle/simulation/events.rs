@@ -45,7 +45,8 @@ impl Simulation {
                 let rev = sync.get_i64("rev").unwrap_or_default();
                 sync.insert("rev", rev + 1);
             }
-            let done = self.place.coll(&collection).replace_one(doc! { "_id": &id }, row.clone()).await.expect("written");
+            let done =
+                self.place.coll(&collection).replace_one(doc! { "_id": &id }, row.clone()).await.expect("written");
             assert_eq!(done.matched_count, 1, "{collection}/{id}");
         }
         self.place.settled().await;
@@ -87,7 +88,9 @@ impl Simulation {
                 let mut item = rows::session(&id, owner.as_deref(), now);
                 if owner.is_none() && self.random.bool() {
                     let document = self.name("d");
-                    item = item.and(rows::document(&document, None, Some(&id), now)).and(rows::family(&document, &id, now));
+                    item = item
+                        .and(rows::document(&document, None, Some(&id), now))
+                        .and(rows::family(&document, &id, now));
                 }
                 self.add(item).await;
                 let limit = if owner.is_some() { TimeDelta::minutes(30) } else { TimeDelta::hours(24) };
@@ -200,14 +203,21 @@ impl Simulation {
                 (v.get_i64("versionNumber").unwrap_or_default(), id.clone(), full)
             })
             .collect();
-        let number = row.get_i64("versionCounter").or(row.get_i32("versionCounter").map(i64::from)).unwrap_or_default() + 1;
+        let number =
+            row.get_i64("versionCounter").or(row.get_i32("versionCounter").map(i64::from)).unwrap_or_default() + 1;
         let previous = of_it.iter().max().map(|(_, id, _)| id.clone());
         let base = of_it.iter().filter(|(.., full)| *full).max().map(|(_, id, _)| id.clone());
         let base = base.filter(|_| self.random.bool());
         let id = self.name("v");
         let kind = ["major", "minor", "minor", "ai"][self.random.usize(0..4)];
         let version = Version {
-            id: &id, document: &document, owner: &owner, kind, number, previous: previous.as_deref(), base: base.as_deref(),
+            id: &id,
+            document: &document,
+            owner: &owner,
+            kind,
+            number,
+            previous: previous.as_deref(),
+            base: base.as_deref(),
         };
         self.add(rows::version(&version, now)).await;
         let row = self.row("documents", &document);
@@ -222,9 +232,10 @@ impl Simulation {
         let Some(user) = self.pick("users", |row| text(row, "state") == Some("active")) else { return };
         self.row("users", &user).extend(doc! { "state": "deleted", "deletedAt": to_bson(now) });
         for (collection, state, date) in [("documents", "deleted", "deletedAt"), ("sessions", "ended", "endedAt")] {
-            let theirs = self.stores.of(collection).filter(|(_, row)| {
-                text(row, "userId") == Some(&user) && text(row, "state") != Some(state)
-            });
+            let theirs = self
+                .stores
+                .of(collection)
+                .filter(|(_, row)| text(row, "userId") == Some(&user) && text(row, "state") != Some(state));
             let ids: Vec<String> = theirs.map(|(id, _)| id.clone()).collect();
             for id in ids {
                 self.row(collection, &id).extend(doc! { "state": state, date: to_bson(now) });
@@ -258,7 +269,8 @@ impl Simulation {
                 row.insert("state", "active");
             }
             self.give("documents", &document, &session, &user);
-            let versions = self.stores.of("document_versions").filter(|(_, row)| text(row, "documentId") == Some(&document));
+            let versions =
+                self.stores.of("document_versions").filter(|(_, row)| text(row, "documentId") == Some(&document));
             let versions: Vec<String> = versions.map(|(id, _)| id.clone()).collect();
             for version in versions {
                 self.give("document_versions", &version, &session, &user);
