@@ -117,3 +117,16 @@ async fn logs_of_logins_are_archived_at_their_term() {
 async fn what_is_retained_goes_at_its_term() {
     boundaries_of("retention").await;
 }
+
+/// What is cached of a document's analysis quotes its text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_drops_what_is_cached_of_analyses() {
+    let place = Place::new().await;
+    let case = CASES.iter().find(|case| case.rule == "deleted-document").expect("a case");
+    let due = at() - ms(case.term) - ms(1);
+    place.put(&[case.item("d", due).key("cache:analysis:hash-d-analysis".into(), "{}")]).await;
+    place.run(case.job, at()).await;
+    let keys = place.keys().await;
+    place.end().await;
+    assert!(!keys.contains(&"cache:analysis:hash-d-analysis".to_owned()), "{keys:?}");
+}

@@ -14,7 +14,7 @@ use crate::{
     boundaries::at,
     check::{compare, differences, right, rules_of},
     faults::Kill,
-    model::Stores,
+    model::{DAY, Stores},
     place::Place,
     rows::{CASES, Case, Item, OPTED_IN, user},
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Two items that are due, and one that is not, whose id begins like another's.
 fn items(case: &Case, now: DateTime<Utc>) -> Vec<Item> {
     let due = now - TimeDelta::milliseconds(case.term) - TimeDelta::hours(1);
-    let young = now - TimeDelta::milliseconds(case.term / 2) + TimeDelta::seconds(i64::from(case.term == 0));
+    let young = now - TimeDelta::milliseconds(case.term / 2) + TimeDelta::days(i64::from(case.term == 0));
     let old = now - TimeDelta::days(1000);
     vec![user("u1", old), case.item("a", due), case.item("b", due), case.item("aa", young)]
 }
@@ -30,6 +30,8 @@ fn items(case: &Case, now: DateTime<Utc>) -> Vec<Item> {
 /// What must be the same whether or not a run was killed: all of the stores, and what is written about it.
 fn evidence(place: &Place, stores: &Stores) -> BTreeSet<String> {
     let mut lines = stores.view();
+    lines.extend(stores.hot.iter().map(|key| format!("hot {key}")));
+    lines.extend(stores.archive.iter().map(|key| format!("archived {key}")));
     for (id, entry) in stores.of("audit_log") {
         let entity = entry.get_document("entity").map(shape).unwrap_or_default();
         // A file's name is made by the run.
@@ -96,6 +98,13 @@ async fn run(place: &Place, case: &Case, now: DateTime<Utc>, kill: &Arc<Kill>) -
     job.run(&mut run).await.map_err(|e| format!("{e}"))
 }
 
+/// A file that nothing names yet is left to the sweep, which goes by the age of files: on the real clock.
+async fn swept(place: &Place, case: &Case) {
+    if case.job == "auth-log-archival" {
+        place.run("orphan-sweep", contextd::clock::now() + TimeDelta::days(30)).await;
+    }
+}
+
 /// At every point of every case of a job.
 async fn killed_everywhere(job: &str) {
     let now = at();
@@ -109,6 +118,7 @@ async fn killed_everywhere(job: &str) {
         let before = place.stores().await;
         let whole = Arc::new(Kill::default());
         run(&place, case, now, &whole).await.expect("an uncut run ends");
+        swept(&place, case).await;
         let expected = place.stores().await;
         right(&format!("{case:?}, uncut"), &compare(&before, &expected, &rules, now));
         let expected = evidence(&place, &expected);
@@ -124,11 +134,12 @@ async fn killed_everywhere(job: &str) {
                 continue;
             }
             // A later run, as the schedule has it: nothing else has become due meanwhile.
-            let later = now + TimeDelta::milliseconds(400);
+            let later = now + TimeDelta::milliseconds((case.term / 4).clamp(0, DAY));
             if let Err(e) = run(&place, case, later, &Arc::default()).await {
                 wrong.push(format!("{what}: the next run: {e}"));
                 continue;
             }
+            swept(&place, case).await;
             let found = place.stores().await;
             wrong.extend(found.misplaced().into_iter().map(|line| format!("{what}: {line}")));
             let different = differences(&expected, &evidence(&place, &found));

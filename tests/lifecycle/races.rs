@@ -122,10 +122,10 @@ fn untouched(case: &Case, row: Option<&Document>) -> bool {
 }
 
 /// Written, it keeps the item whenever it came: what it is about is either whole or it cannot be written. (A hold can be
-/// placed on what is archived or anonymized, and on the document of a version that is gone.)
+/// placed on what is archived or anonymized, and on the document of a version or the owner of a document that is gone.)
 fn always_keeps(case: &Case, op: &Op) -> bool {
     match case.rule {
-        "deleted-document" | "anonymous-cleanup" => true,
+        "deleted-document" | "anonymous-cleanup" => ![HOLD_USER.name, HOLD_SESSION.name].contains(&op.name),
         "inactive-document" => op.task != HOLD.task,
         "session-archival" => op.task == TOUCH_SESSION.task,
         _ => false,
@@ -203,7 +203,8 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
                             let before = worker.counts();
                             let data = (op.data)(&id, &contextd::clock::now().to_rfc3339());
                             let outcome = worker.task(op.task, &data, Duration::from_millis(700));
-                            let there = untouched(&case, worker.look(case.on, &id).as_ref());
+                            let row = worker.look(case.on, &id);
+                            let there = outcome != "waits" && untouched(&case, row.as_ref());
                             *told.lock().expect("not poisoned") = (outcome, before, there);
                         };
                         // A runtime cannot be entered twice.
