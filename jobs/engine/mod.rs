@@ -5,13 +5,16 @@
 //! brought to its end, no rule is over its cap; then page by page: [`scan`], [`judge`], [`guards`], the action. What an
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
+mod anonymize;
 mod clock;
+mod erase;
 mod explain;
 mod force;
 mod guards;
 mod job;
 mod judge;
 mod mark;
+mod person;
 mod plan;
 mod purge;
 mod rows;
@@ -25,10 +28,12 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document, doc};
 
+pub use erase::{ERASE, Erased, Request};
 pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
+pub use person::{CERTIFICATES, Certificate};
 pub use plan::{Item, Plan, PlanError, PlannedRule};
 pub use settings::Settings;
 
@@ -186,6 +191,7 @@ impl Engine<'_> {
             Action::Purge => rows::purge(self, run, rule, due).await,
             Action::Mark { state } => mark::act(self, run, rule, due, state).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
+            Action::Anonymize { keep, random } => anonymize::act(self, run, rule, due, keep, random).await,
             other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
         }
     }
@@ -194,6 +200,7 @@ impl Engine<'_> {
     async fn resume(&self, run: &mut Run, rule: &Rule) -> Result<(), JobError> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
+            Action::Anonymize { .. } => anonymize::resume(self, run, rule).await,
             _ => Ok(()),
         }
     }

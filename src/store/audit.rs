@@ -112,7 +112,8 @@ impl Store {
             if updates.is_empty() {
                 return Ok(());
             }
-            let command = doc! { "update": AUDIT_LOG, "updates": updates, "writeConcern": { "w": "majority", "j": true } };
+            let command =
+                doc! { "update": AUDIT_LOG, "updates": updates, "writeConcern": { "w": "majority", "j": true } };
             self.bounded("update", self.db.run_command(command).into_future()).await?;
         }
     }

@@ -11,7 +11,9 @@ use mongodb::{
 };
 use serde::Serialize;
 
-use super::{ACCESS_STATS, ANALYSES, AUDIT_LOG, CONTEXTS, DEAD_LETTERS, KVSHADOW, Store, StoreFault, access::KEPT_DAYS};
+use super::{
+    ACCESS_STATS, ANALYSES, AUDIT_LOG, CONTEXTS, DEAD_LETTERS, KVSHADOW, Store, StoreFault, access::KEPT_DAYS,
+};
 
 const MIGRATIONS: &str = "schema_migrations";
 /// The step that makes a chain of the audit log.
