@@ -6,6 +6,7 @@
 
 pub mod anonymization;
 pub mod anonymous_cleanup;
+pub mod audit_anchor;
 pub mod auth_log_archival;
 pub mod document_archival;
 pub mod engine;

@@ -23,6 +23,13 @@ pub async fn check(run: &Run, skew: Duration) -> Result<(), JobError> {
             clocks.server.to_rfc3339()
         )));
     }
+    if clocks.jumped.abs() > skew {
+        return Err(JobError::Failed(anyhow::anyhow!(
+            "the clock of this worker has jumped by {} s since it started: nothing was changed. See that the clock is \
+             right, and restart the worker",
+            clocks.jumped.num_seconds()
+        )));
+    }
     if run.now - clocks.server > skew {
         return Err(JobError::Failed(anyhow::anyhow!(
             "the run is for {} and MongoDB's clock says {}: nothing was changed. Set the clocks right",

@@ -23,6 +23,10 @@ pub async fn act(engine: &Engine<'_>, run: &Run, rule: &Rule, due: Vec<Due>, sta
 /// Keeps cached values of the rows as they are now from being read, before they change: cut off in between, nothing
 /// outdated is served.
 pub async fn forget(engine: &Engine<'_>, run: &Run, rule: &Rule, due: &[Due]) -> Result<(), JobError> {
+    if !engine.world.caches.cached_by(&rule.on).is_empty() {
+        let rows: Vec<_> = due.iter().map(|item| item.row.clone()).collect();
+        run.call("forget by", engine.world.caches.forget_by(&rule.on, &rows)).await?;
+    }
     let records = due.iter().filter(|item| item.row.contains_key("_sync"));
     let stale: Vec<_> = records.map(|item| stale(rule, item)).collect();
     if stale.is_empty() {

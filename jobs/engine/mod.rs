@@ -120,6 +120,7 @@ impl Engine<'_> {
         let counts = run.outcome.rule(&rule.name);
         counts.future += odd.future;
         counts.undated += odd.undated;
+        let also = self.world.caches.cached_by(&rule.on);
         let mut size = PageSize::new(self.settings.page, self.settings.page_time);
         loop {
             run.page(Some(Cursor::write(&rule.name, case, after.as_ref()))).await?;
@@ -127,7 +128,7 @@ impl Engine<'_> {
                 throttle.wait(run).await?;
             }
             let started = Instant::now();
-            let rows = scan.page(run, after.as_ref(), size.rows()).await?;
+            let rows = scan.page(run, after.as_ref(), size.rows(), &also).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             let place = scan.place(last);
             let examined = rows.len() as u64;

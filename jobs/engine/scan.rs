@@ -62,7 +62,13 @@ impl<'r> Scan<'r> {
 
     /// The next at most `limit` rows behind `after`. Reads exactly the part of the index that it returns, however many
     /// rows stayed before it.
-    pub async fn page(&self, run: &Run, after: Option<&(Bson, Bson)>, limit: u32) -> Result<Vec<Document>, JobError> {
+    pub async fn page(
+        &self,
+        run: &Run,
+        after: Option<&(Bson, Bson)>,
+        limit: u32,
+        also: &[String],
+    ) -> Result<Vec<Document>, JobError> {
         let (date, id) = after.cloned().unwrap_or((mongodb::bson::DateTime::MIN.into(), MIN_ID));
         let find = async {
             let rows = run.db.collection::<Document>(&self.rule.on);
@@ -75,7 +81,7 @@ impl<'r> Scan<'r> {
                 // `min` includes the row at `after`, which is there still if it stayed.
                 .limit(i64::from(limit) + 1)
                 .batch_size(limit.saturating_add(1));
-            if let Some(fields) = self.projection() {
+            if let Some(fields) = self.projection(also) {
                 find = find.projection(fields);
             }
             find.await?.try_collect::<Vec<_>>().await
@@ -121,13 +127,14 @@ impl<'r> Scan<'r> {
         filter
     }
 
-    fn projection(&self) -> Option<Document> {
+    /// `also`: more fields to read.
+    fn projection(&self, also: &[String]) -> Option<Document> {
         if matches!(self.rule.action, Action::ArchiveSession | Action::ArchiveRows { .. } | Action::Anonymize { .. }) {
             return None;
         }
         let case = self.case.equal.iter().map(|(name, _)| name).chain(&self.case.present).chain([&self.case.date]);
         let names = case.map(String::as_str).chain(FIELDS);
-        Some(names.map(|name| (name.to_owned(), Bson::Int32(1))).collect())
+        Some(names.chain(also.iter().map(String::as_str)).map(|name| (name.to_owned(), Bson::Int32(1))).collect())
     }
 
     /// A page insists on its index; if that is missing the remedy is known.

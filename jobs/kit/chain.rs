@@ -14,7 +14,7 @@ mod verify;
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 
-pub use anchor::{Anchored, SEGMENT, Writer, anchor};
+pub use anchor::{Anchored, SEGMENT, Writer, anchor, pending};
 pub use copy::line;
 pub use link::{link, waiting};
 pub use verify::{OVERDUE, Verdict, verify};
@@ -149,7 +149,7 @@ fn id_of(entry: &RawDocument) -> String {
     match entry.get("_id") {
         Ok(Some(RawBsonRef::String(id))) => id.to_owned(),
         Ok(Some(RawBsonRef::ObjectId(id))) => id.to_hex(),
-        Ok(Some(other)) => format!("{other:?}"),
+        Ok(Some(other)) => Bson::try_from(other).map_or_else(|_| "of no kind".to_owned(), |id| id.to_string()),
         _ => "without an id".to_owned(),
     }
 }

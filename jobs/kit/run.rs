@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, future::Future};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::BoxFuture;
 use mongodb::{
     Database,
@@ -46,6 +46,7 @@ pub struct Run {
     pub resume: Option<Document>,
     guard: Option<Guard>,
     clock: Option<WorkerClock>,
+    jumped: TimeDelta,
     /// MongoDB's clock, in simulations.
     server: Option<DateTime<Utc>>,
     noted: Option<Vec<Noted>>,
@@ -62,6 +63,8 @@ pub type WorkerClock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 pub(crate) struct Clocks {
     pub worker: DateTime<Utc>,
     pub server: DateTime<Utc>,
+    /// How far the worker's has been set or slept since the process started.
+    pub jumped: TimeDelta,
 }
 
 /// A row that a dry run found due.
@@ -105,6 +108,7 @@ impl Run {
             resume: None,
             guard,
             clock: None,
+            jumped: TimeDelta::zero(),
             server: None,
             noted: None,
             progress: Box::new(|_| {}),
@@ -113,9 +117,9 @@ impl Run {
         }
     }
 
-    /// Compares MongoDB's clock with this one.
-    pub fn on_clock(mut self, clock: WorkerClock) -> Self {
-        self.clock = Some(clock);
+    /// Compares MongoDB's clock with this one, which has jumped so far since the process started.
+    pub fn on_clock(mut self, clock: WorkerClock, jumped: TimeDelta) -> Self {
+        (self.clock, self.jumped) = (Some(clock), jumped);
         self
     }
 
@@ -128,7 +132,7 @@ impl Run {
     /// Both clocks now. `server`: what MongoDB says.
     pub(crate) fn clocks(&self, server: DateTime<Utc>) -> Clocks {
         let server = self.server.unwrap_or(server);
-        Clocks { worker: self.clock.as_ref().map_or(server, |clock| clock()), server }
+        Clocks { worker: self.clock.as_ref().map_or(server, |clock| clock()), server, jumped: self.jumped }
     }
 
     /// Keeps the ids of all rows that a dry run finds due.

@@ -3,13 +3,32 @@
 //! Everything here is pure. What a file may say and what is refused is in `load`; what a rule asks of the database is
 //! in `query`.
 
+mod check;
+mod file;
+mod hash;
+mod load;
+mod near;
 mod query;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use mongodb::bson::Bson;
 
+pub use check::Surroundings;
+pub use load::{ACCESSED, load};
 pub use query::{Index, MIN_ID, before};
+
+/// The section `[policy]` that contextd ships.
+pub const SHIPPED: &str = include_str!("../../config/lifecycle.toml");
+
+/// Something that is wrong with a declared policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Of the setting, dotted: `policy.rules.minor-version.after`.
+    pub path: String,
+    /// A sentence that says what to do.
+    pub message: String,
+}
 
 /// A whole policy, as it is in force after region and overrides.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,6 +39,11 @@ pub struct Policy {
     pub hash: String,
     /// The worker's and MongoDB's clock may differ by this; more ends a run before it begins.
     pub skew: Duration,
+    /// Is part of the terms of rules on [`ACCESSED`] already; see [`Policy::slack`].
+    pub access_slack: Duration,
+    /// Whose terms are in force; empty: none's.
+    pub region: String,
+    /// The strongest actions first.
     pub rules: Vec<Rule>,
     /// Collections that are kept for ever, each with its reason.
     pub keep: BTreeMap<String, String>,
@@ -153,8 +177,17 @@ impl Policy {
         self.rules.iter().find(|rule| rule.name == name)
     }
 
+    /// How much of the case's term is slack for access times that are written late. Included in its `after`.
+    pub fn slack(&self, rule: &Rule, case: &Case) -> Duration {
+        let slack = case.date == ACCESSED && !matches!(rule.action, Action::Mark { .. });
+        if slack { self.access_slack } else { Duration::ZERO }
+    }
+
     /// The enabled rules of a job, in their order.
     pub fn of_job<'p>(&'p self, job: &'p str) -> impl Iterator<Item = &'p Rule> {
         self.rules.iter().filter(move |rule| rule.enabled && rule.job == job)
     }
 }
+
+#[cfg(test)]
+mod tests;

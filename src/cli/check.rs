@@ -4,7 +4,12 @@ use super::{
     failure::{Failure, Printed},
     link, store,
 };
-use crate::{config::Config, content::Content, lifecycle, schedule, vault::Vault};
+use crate::{
+    config::Config,
+    content::{Content, Tier},
+    lifecycle, schedule,
+    vault::Vault,
+};
 
 pub async fn check(config: &Config) -> Result<Printed, Failure> {
     // The configuration itself was checked when it was loaded.
@@ -40,9 +45,12 @@ pub async fn check(config: &Config) -> Result<Printed, Failure> {
     vault.check().await?;
     text.push_str(if vault.is_on() { "encryption: on, every data key can be opened\n" } else { "encryption: off\n" });
     let content = Content::new(&config.content, None).map_err(|e| Failure::Configuration(e.to_string()))?;
-    match content.objects().check().await {
-        Ok(()) => text.push_str(&format!("contents: {} can be written and read\n", content.objects().place())),
-        Err(fault) => wrong.push(fault.to_string()),
+    for (tier, what) in [(Tier::Hot, "contents"), (Tier::Archive, "archive")] {
+        let objects = content.objects(tier);
+        match objects.check().await {
+            Ok(()) => text.push_str(&format!("{what}: {} can be written and read\n", objects.place())),
+            Err(fault) => wrong.push(fault.to_string()),
+        }
     }
     let mut printed = Printed::text(text);
     printed.wrong = (!wrong.is_empty()).then(|| wrong.join("; "));

@@ -15,7 +15,9 @@ use crate::{
     clock,
     config::Config,
     lifecycle,
-    schedule::{self, Identity, JobState, JobStatus, Outcome, RunOutcome, RunReport, ScheduleError, ScheduledJob},
+    schedule::{
+        self, ByHand, Identity, JobState, JobStatus, Outcome, RunOutcome, RunReport, ScheduleError, ScheduledJob,
+    },
     store::{Store, StoreFault},
 };
 
@@ -38,6 +40,9 @@ pub struct RunArgs {
     /// Look and count, change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Go on although a rule of the policy is over its cap
+    #[arg(long)]
+    pub over_cap: bool,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
@@ -68,7 +73,8 @@ pub async fn run(args: &RunArgs, config: &Config, store: &Store, stop: Cancellat
     let progress = move |outcome: &Outcome| {
         shown.set_message(format!("examined {}, changed {}", outcome.examined, outcome.changed));
     };
-    let ran = schedule::run_now(store.database(), identity(config), job, args.dry_run, stop, progress).await;
+    let how = ByHand { dry_run: args.dry_run, over_cap: args.over_cap };
+    let ran = schedule::run_now(store.database(), identity(config), job, how, stop, progress).await;
     bar.finish_and_clear();
     let report = ran?;
     let mut printed = if args.json { Printed::json(&report)? } else { Printed::text(account(&report)) };

@@ -1,6 +1,7 @@
 //! The command line: what was asked, who does it, how it ends.
 
 mod advise;
+mod audit;
 mod check;
 pub(crate) mod compose;
 mod content;
@@ -77,9 +78,20 @@ enum Command {
     Advise(advise::AdviseArgs),
     /// Serves language models by MCP: sessions, interactions, evaluations and memories as tools.
     Mcp(mcp::McpArgs),
+    /// The audit log: who did what to whose data.
+    #[command(subcommand)]
+    Audit(Audit),
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Checks the whole log and its copies; exit status 1 when an entry was altered, removed, put in or moved.
+    Verify(audit::VerifyArgs),
+    /// Writes its entries as lines of JSON, in the order of their numbers.
+    Export(audit::ExportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,6 +139,7 @@ pub fn main() -> ExitCode {
             return if e.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
+    clock::jumped();
     // One TLS provider for both drivers; a second installation would only mean that it is there already.
     crate::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -191,6 +204,10 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
             jobs::run(&args, &config, &store(&config).await?, signals.stop).await
         }
+        Command::Audit(Audit::Verify(args)) => {
+            audit::verify(&args, &config, &store(&config).await?, clock::now()).await
+        }
+        Command::Audit(Audit::Export(args)) => audit::export(&args, &store(&config).await?).await,
         Command::Keys(keys) => {
             let vault = Vault::new(&config.encryption, store(&config).await?)?;
             match keys {
@@ -225,7 +242,8 @@ fn link(config: &Config) -> Result<Link, Failure> {
 }
 
 async fn store(config: &Config) -> Result<Store, Failure> {
-    Store::new(&config.mongodb).await.map_err(Failure::Configuration)
+    let store = Store::new(&config.mongodb).await.map_err(Failure::Configuration)?;
+    Ok(store.with_audit_key(config.audit.secret()))
 }
 
 async fn store_and_vault(config: &Config) -> Result<(Store, Vault), Failure> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use contextd_jobs::policy::{self, Policy};
 use toml::{Table, Value};
 
 use super::{
@@ -54,6 +55,9 @@ pub(super) fn resolve(
     let records: Table = toml::from_str(RECORDS)
         .map_err(|e| Problem::at("config/records.toml (compiled in)", e.message().to_owned()))?;
     merge(&mut table, records);
+    let lifecycle: Table = toml::from_str(policy::SHIPPED)
+        .map_err(|e| Problem::at("config/lifecycle.toml (compiled in)", e.message().to_owned()))?;
+    merge(&mut table, lifecycle);
     let schema = Schema::new(table.clone());
     let mut origins = Origins::default();
     let mut problems = Vec::new();
@@ -65,8 +69,13 @@ pub(super) fn resolve(
     }
     let place = |path: &str, message: String| Problem { place: origins.of(path).map(str::to_owned), message };
     problems.extend(choose_queues(&mut table, &schema).into_iter().map(|(path, message)| place(&path, message)));
+    let declared = table.remove("policy");
     match serde_path_to_error::deserialize::<_, Config>(Value::Table(table)) {
         Ok(mut config) => {
+            match declare(declared, &config) {
+                Ok(policy) => config.policy = policy,
+                Err(wrong) => problems.extend(wrong.into_iter().map(|p| place(&p.path, p.message))),
+            }
             let readable = problems.len();
             let folder = file.and_then(|(name, _)| Path::new(name).parent());
             for (name, record) in config.records.iter_mut().filter(|(_, r)| !r.schema.is_empty()) {
@@ -91,6 +100,13 @@ pub(super) fn resolve(
             Err(ConfigError { problems })
         }
     }
+}
+
+/// The lifecycle policy, which may name the collections of declared records.
+fn declare(section: Option<Value>, config: &Config) -> Result<Policy, Vec<policy::Problem>> {
+    let Some(Value::Table(section)) = section else { return Ok(Policy::default()) };
+    let collections = config.records.values().map(|record| record.collection.clone()).collect();
+    policy::load(section, &policy::Surroundings { collections })
 }
 
 /// Takes out the queues with `enabled = false` and those that are no queue without a `kind`.

@@ -156,11 +156,25 @@ pub struct Content {
     pub s3: S3,
 }
 
-/// The copy of the audit chain outside of the database.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+/// The audit log's chain, and its copy outside of the database.
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
     pub url: String,
+    pub key: String,
+}
+
+impl Audit {
+    /// What keys the digests: 32 bytes made of the setting; none when it is empty.
+    pub fn secret(&self) -> Option<[u8; 32]> {
+        (!self.key.is_empty()).then(|| blake3::derive_key("contextd audit log 1", self.key.as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Audit").field("url", &self.url).field("keyed", &!self.key.is_empty()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Deserialize, Serialize)]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytesize::ByteSize;
+use contextd_jobs::engine::Settings as Lifecycle;
 use serde::{Deserialize, Serialize};
 
 use super::records::{Audit, Cache, Content, Encryption, Mcp, Record};
@@ -31,6 +32,9 @@ pub struct Config {
     pub mcp: Mcp,
     pub schedule: Schedule,
     pub jobs: Jobs,
+    /// Declared in `[policy]`, which is read by `contextd_jobs::policy::load`.
+    #[serde(skip)]
+    pub policy: contextd_jobs::policy::Policy,
 }
 
 #[derive(Clone, Deserialize, Serialize)]
@@ -234,6 +238,33 @@ pub struct Schedule {
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
     pub housekeeping: Job<contextd_jobs::housekeeping::Settings>,
+    pub audit_anchor: Job<contextd_jobs::audit_anchor::Settings>,
+    pub session_archival: Job<Lifecycle>,
+    pub version_pruning: Job<Lifecycle>,
+    pub anonymous_cleanup: Job<Lifecycle>,
+    pub document_archival: Job<Lifecycle>,
+    pub retention: Job<Lifecycle>,
+    pub anonymization: Job<Lifecycle>,
+    pub auth_log_archival: Job<Lifecycle>,
+    pub orphan_sweep: Job<Lifecycle>,
+    pub reconciliation: Job<Lifecycle>,
+}
+
+impl Jobs {
+    /// The jobs of the lifecycle, with their section's name.
+    pub fn lifecycle(&self) -> [(&'static str, &Job<Lifecycle>); 9] {
+        [
+            ("session_archival", &self.session_archival),
+            ("version_pruning", &self.version_pruning),
+            ("anonymous_cleanup", &self.anonymous_cleanup),
+            ("document_archival", &self.document_archival),
+            ("retention", &self.retention),
+            ("anonymization", &self.anonymization),
+            ("auth_log_archival", &self.auth_log_archival),
+            ("orphan_sweep", &self.orphan_sweep),
+            ("reconciliation", &self.reconciliation),
+        ]
+    }
 }
 
 /// When a job runs ([`JobTiming`]) and under which figures (`settings`).

@@ -41,6 +41,8 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
         is_place(&config.audit.url),
         "be a directory such as /srv/contextd/audit, or s3://BUCKET/PREFIX",
     );
+    let key = config.audit.key.len();
+    check.must("audit.key", key == 0 || key >= 16, "be empty or a secret of at least 16 characters");
     check.must("queues", !config.queues.is_empty(), "hold at least one queue that is not disabled");
     for (name, settings) in &config.queues {
         queue(name, settings, config, &mut check);
@@ -50,11 +52,22 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     }
     cache::cache(config, &mut check);
     job("housekeeping", &config.jobs.housekeeping, &mut check);
+    job("audit_anchor", &config.jobs.audit_anchor, &mut check);
     if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
         check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));
     }
     let page = config.jobs.housekeeping.settings.page;
     check.must("jobs.housekeeping.page", (1..=10_000).contains(&page), "be from 1 to 10000");
+    for (name, settings) in config.jobs.lifecycle() {
+        job(name, settings, &mut check);
+        let at = |key: &str| format!("jobs.{name}.{key}");
+        let figures = &settings.settings;
+        check.must(&at("page"), (1..=10_000).contains(&figures.page), "be from 1 to 10000");
+        let times = Duration::from_millis(1)..=Duration::from_secs(60);
+        check.must(&at("page_time"), times.contains(&figures.page_time), "be from 1ms to 1m");
+        let share = figures.yield_share;
+        check.must(&at("yield_share"), (0.01..=1.0).contains(&share), "be from 0.01 to 1");
+    }
     check.0
 }
 

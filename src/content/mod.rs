@@ -2,6 +2,9 @@
 //!
 //! An object is stored before its row and deleted after the row has moved on, so a crash leaves at most an object
 //! without a row. What is read is checked against the row; a damaged object is reported, never served.
+//!
+//! There are two stores, the hot one and the archive, with the same keys. New contents are hot; jobs move those of
+//! archived documents, and the row's `tier` says where each is.
 
 mod codec;
 #[cfg(test)]
@@ -15,6 +18,8 @@ mod read;
 mod s3_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tier_tests;
 
 use std::sync::Arc;
 
@@ -49,6 +54,9 @@ pub struct ContentRef {
     pub stored: u64,
     /// Whether the stored bytes are encrypted.
     pub sealed: bool,
+    /// The store that has it.
+    #[serde(default, skip_serializing_if = "Tier::is_hot")]
+    pub tier: Tier,
 }
 
 impl ContentRef {
@@ -84,14 +92,16 @@ pub enum Sealing<'a> {
 /// Contents of documents and versions. Cheap to clone.
 #[derive(Clone)]
 pub struct Content {
-    objects: Objects,
+    hot: Objects,
+    archive: Objects,
     vault: Option<Arc<dyn Seal>>,
     full_every: i64,
 }
 
 impl Content {
     pub fn new(settings: &Settings, vault: Option<Arc<dyn Seal>>) -> Result<Self, ContentFault> {
-        Ok(Self { objects: Objects::open(settings, Tier::Hot)?, vault, full_every: settings.full_every.into() })
+        let (hot, archive) = (Objects::open(settings, Tier::Hot)?, Objects::open(settings, Tier::Archive)?);
+        Ok(Self { hot, archive, vault, full_every: settings.full_every.into() })
     }
 
     /// Whether a version may be stored as a difference to the full copy that came `after` versions before it.
@@ -99,8 +109,11 @@ impl Content {
         (1..self.full_every).contains(&after)
     }
 
-    pub fn objects(&self) -> &Objects {
-        &self.objects
+    pub fn objects(&self, tier: Tier) -> &Objects {
+        match tier {
+            Tier::Hot => &self.hot,
+            Tier::Archive => &self.archive,
+        }
     }
 
     /// Stores a full copy under `key` ([`key::document`]).
@@ -161,20 +174,30 @@ impl Content {
         }
     }
 
-    /// Removes a content's object; one that is not there is removed already.
+    /// Removes a content's object from its tier; one that is not there is removed already.
     pub async fn delete(&self, content: &ContentRef) -> Result<(), ContentFault> {
-        self.objects.delete(&content.key).await
+        self.objects(content.tier).delete(&content.key).await
     }
 
-    /// The same content under its new owner, by a copy; the old object stays until the row has moved on.
+    /// The same content under its new owner, by a copy in its tier; the old object stays until the row has moved on.
     pub async fn give(&self, content: &ContentRef, owner: &str) -> Result<ContentRef, ContentFault> {
         let key = key::with_owner(&content.key, owner).ok_or_else(|| {
             ContentFault::new(FaultKind::Corrupt, format!("{:?} is not the key of a content", content.key))
         })?;
-        if key != content.key {
-            self.objects.copy(&content.key, &key).await?;
+        if key == content.key {
+            return Ok(content.clone());
         }
-        Ok(ContentRef { key, ..content.clone() })
+        let copied = self.objects(content.tier).copy(&content.key, &key).await;
+        let tier = match copied.map_err(|fault| (fault.kind, fault)) {
+            Ok(()) => content.tier,
+            Err((FaultKind::Missing, fault)) => {
+                let other = content.tier.other();
+                moved(self.objects(other).copy(&content.key, &key).await, fault)?;
+                other
+            }
+            Err((_, fault)) => return Err(fault),
+        };
+        Ok(ContentRef { key, tier, ..content.clone() })
     }
 
     async fn store(
@@ -199,15 +222,22 @@ impl Content {
             size: plain.len() as u64,
             stored: bytes.len() as u64,
             sealed,
+            tier: Tier::Hot,
             key,
         };
-        self.objects.put(&content.key, bytes).await?;
+        self.hot.put(&content.key, bytes).await?;
         Ok(content)
     }
 
     /// The bytes that [`Codec`] reads: whole, and opened when they are sealed.
     async fn stored(&self, content: &ContentRef) -> Result<Bytes, ContentFault> {
-        let bytes = self.objects.get(&content.key, content.stored).await?;
+        let bytes = match self.objects(content.tier).get(&content.key, content.stored).await {
+            Err(fault) if fault.kind == FaultKind::Missing => {
+                let other = self.objects(content.tier.other());
+                moved(other.get(&content.key, content.stored).await, fault)?
+            }
+            got => got?,
+        };
         if !content.sealed {
             return Ok(bytes);
         }
@@ -217,6 +247,12 @@ impl Content {
         };
         vault.open(&key::identity(&content.key), &bytes).await.map(Bytes::from)
     }
+}
+
+/// What the other tier said about a content that is not where its row says, with `missing`: it was moved since the row
+/// was read. In neither it is missing where it should be; while the other one does not answer nobody knows.
+fn moved<T>(other: Result<T, ContentFault>, missing: ContentFault) -> Result<T, ContentFault> {
+    other.map_err(|fault| if fault.kind == FaultKind::Missing { missing } else { fault })
 }
 
 /// Contents up to this many bytes are coded in place, in under a millisecond or two; larger ones on a thread where

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem, path::Path,
-    prefix::PrefixStore,
+    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem,
+    path::Path, prefix::PrefixStore,
 };
 
 use super::{
@@ -99,6 +99,20 @@ impl Objects {
         let path = path(key)?;
         self.is_there().await?;
         self.call("store", key, self.store.put(&path, bytes.into())).await.map(|_| ())
+    }
+
+    /// Stores an object durably, unless there is one with the same key, which stays: then `false`.
+    pub async fn create(&self, key: &str, bytes: Vec<u8>) -> Result<bool, ContentFault> {
+        let path = path(key)?;
+        self.is_there().await?;
+        let put = async {
+            match self.store.put_opts(&path, bytes.into(), PutMode::Create.into()).await {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+                Err(e) => Err(e),
+            }
+        };
+        self.call("store", key, put).await
     }
 
     /// An object of at most `limit` bytes; a larger one is `Corrupt` and not read.

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::{tests::TEXT, *};
+use super::{tests::TEXT, tier_tests::moved_to, *};
 use crate::config::{Content as Settings, S3};
 
 /// A server that keeps its buckets as directories of `root`.
@@ -75,7 +75,7 @@ async fn contents_come_back_from_s3() {
     std::fs::create_dir(dir.path().join("contents")).unwrap();
     let address = serve(dir.path()).await;
     let content = open(&settings(address, "s3://contents/some/prefix"));
-    content.objects().check().await.unwrap();
+    content.objects(Tier::Hot).check().await.unwrap();
     // Ids that need encoding, twice over: in the key, and in the address of the request.
     let first = key::version("user/1 ä", "a+b=c&d", "v%1");
     let first = content.save_version(&first, TEXT.as_bytes(), None, Sealing::Off).await.unwrap();
@@ -84,7 +84,7 @@ async fn contents_come_back_from_s3() {
     let second = content.save_version(&second, edited.as_bytes(), Some(("v1", &first)), Sealing::Off).await.unwrap();
     assert_eq!(second.codec, Codec::ZstdDelta);
     assert_eq!(content.load(&second, Some(&first)).await.unwrap(), edited.as_bytes());
-    let mut listed = content.objects().list("versions/user%2F1%20%C3%A4").await.unwrap();
+    let mut listed = content.objects(Tier::Hot).list("versions/user%2F1%20%C3%A4").await.unwrap();
     listed.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(
         listed.iter().map(|l| (l.key.as_str(), l.size)).collect::<Vec<_>>(),
@@ -100,6 +100,33 @@ async fn contents_come_back_from_s3() {
     std::fs::write(dir.path().join("contents/some/prefix").join(&given.key), "x").unwrap();
     let fault = content.load(&given, None).await.unwrap_err();
     assert!(fault.kind == FaultKind::Corrupt && fault.message.contains(&given.hash), "{fault}");
+}
+
+#[tokio::test]
+async fn archived_contents_come_back_from_a_bucket_of_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for bucket in ["contents", "archive"] {
+        std::fs::create_dir(dir.path().join(bucket)).unwrap();
+    }
+    let hot = settings(serve(dir.path()).await, "s3://contents/some/prefix");
+    let content = open(&Settings { archive_url: "s3://archive".into(), ..hot });
+    content.objects(Tier::Archive).check().await.unwrap();
+    let prefix = |id| key::version("user/1 ä", "d", id);
+    let base = content.save_version(&prefix("v1"), TEXT.as_bytes(), None, Sealing::Off).await.unwrap();
+    let edited = TEXT.replace("trees", "parks");
+    let delta =
+        content.save_version(&prefix("v2"), edited.as_bytes(), Some(("v1", &base)), Sealing::Off).await.unwrap();
+    let archived = moved_to(&content, &base, Tier::Archive).await;
+    assert!(dir.path().join("archive").join(&base.key).is_file(), "the same key in the other bucket");
+    for base in [&base, &archived] {
+        assert_eq!(content.load(&delta, Some(base)).await.unwrap(), edited.as_bytes());
+        assert_eq!(content.load(base, None).await.unwrap(), TEXT.as_bytes());
+        assert_eq!(content.give(base, "user 2").await.unwrap().tier, Tier::Archive);
+    }
+    let listed = content.objects(Tier::Archive).list("versions").await.unwrap();
+    assert_eq!(listed.len(), 2, "the content and its copy: {listed:?}");
+    content.delete(&archived).await.unwrap();
+    assert_eq!(content.load(&archived, None).await.unwrap_err().kind, FaultKind::Missing);
 }
 
 #[tokio::test]
@@ -121,18 +148,19 @@ async fn wrong_settings_say_which() {
     let nowhere: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 49\r\nConnection: close\r\n\r\n\
         <Error>\n<Code>NoSuchBucket</Code>\n</Error>       ";
     let content = open(&settings(misbehave(Some(nowhere)).await, "s3://no-such-bucket"));
-    for fault in
-        [content.objects().check().await.unwrap_err(), content.objects().get("documents/u/d/x", 9).await.unwrap_err()]
-    {
+    for fault in [
+        content.objects(Tier::Hot).check().await.unwrap_err(),
+        content.objects(Tier::Hot).get("documents/u/d/x", 9).await.unwrap_err(),
+    ] {
         assert_eq!(fault.kind, FaultKind::Configuration, "{fault}");
         assert!(fault.message.contains("the S3 bucket no-such-bucket is not there"), "{fault}");
     }
     let mut wrong = settings(address, "s3://contents");
     wrong.s3.secret_access_key = "not the secret".into();
-    let fault = open(&wrong).objects().check().await.unwrap_err();
+    let fault = open(&wrong).objects(Tier::Hot).check().await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Configuration, "{fault}");
     assert!(fault.message.contains("check its permissions and `content.s3`"), "{fault}");
-    assert!(!format!("{fault} {wrong:?} {:?}", open(&wrong).objects()).contains("not the secret"));
+    assert!(!format!("{fault} {wrong:?} {:?}", open(&wrong).objects(Tier::Hot)).contains("not the secret"));
 }
 
 #[tokio::test]
@@ -149,7 +177,7 @@ async fn a_server_that_is_not_there_is_an_outage() {
         (misbehave(Some(b"not HTTP at all")).await, "check that it runs and can be reached"),
     ] {
         let content = open(&Settings { timeout: Duration::from_millis(500), ..settings(address, "s3://contents") });
-        let fault = content.objects().get("documents/u/d/x", 1000).await.unwrap_err();
+        let fault = content.objects(Tier::Hot).get("documents/u/d/x", 1000).await.unwrap_err();
         assert!(fault.kind == FaultKind::Unavailable && fault.kind.passes(), "{fault}");
         assert!(fault.message.contains(said) && !fault.message.contains('\n'), "{fault}");
     }

@@ -9,7 +9,7 @@ use super::*;
 use crate::config::Content as Settings;
 
 pub(super) fn settings(url: &str) -> Settings {
-    Settings { url: url.to_owned(), ..defaults() }
+    Settings { url: url.to_owned(), archive_url: format!("{url}/archive"), ..defaults() }
 }
 
 fn defaults() -> Settings {
@@ -47,7 +47,7 @@ impl Seal for Turned {
 async fn contents_come_back_from_a_directory_that_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let content = local(&dir.path().join("new/objects"));
-    content.objects().check().await.unwrap();
+    content.objects(Tier::Hot).check().await.unwrap();
     let key = key::document("u/1", "..", "t1@/editor");
     let saved = content.save_full(&key, TEXT.as_bytes(), Sealing::Off).await.unwrap();
     assert_eq!((saved.size, saved.codec, saved.sealed), (TEXT.len() as u64, Codec::Zstd, false));
@@ -55,9 +55,9 @@ async fn contents_come_back_from_a_directory_that_is_made() {
     let file = dir.path().join("new/objects").join(&saved.key);
     assert_eq!(fs::metadata(file).unwrap().len(), saved.stored, "the object is a file of its key's name");
     // Only what was stored is there, without the object of the check.
-    let listed = content.objects().list("documents").await.unwrap();
+    let listed = content.objects(Tier::Hot).list("documents").await.unwrap();
     assert_eq!(listed.iter().map(|l| (l.key.as_str(), l.size)).collect::<Vec<_>>(), [(&*saved.key, saved.stored)]);
-    assert!(content.objects().list("check").await.unwrap().is_empty());
+    assert!(content.objects(Tier::Hot).list("check").await.unwrap().is_empty());
     let given = content.give(&saved, "user 2").await.unwrap();
     assert!(given.key.starts_with("documents/user%202/%2E./"), "{}", given.key);
     content.delete(&saved).await.unwrap();
@@ -78,6 +78,7 @@ async fn a_row_keeps_what_reading_needs() {
         size: 20_000,
         stored: 99,
         sealed: false,
+        tier: Tier::Hot,
     };
     let row = mongodb::bson::serialize_to_document(&content).unwrap();
     let expected = mongodb::bson::doc! {
@@ -85,7 +86,13 @@ async fn a_row_keeps_what_reading_needs() {
         "stored": 99_i64, "sealed": false
     };
     assert_eq!(row, expected);
-    assert_eq!(mongodb::bson::deserialize_from_document::<ContentRef>(row).unwrap(), content);
+    assert_eq!(mongodb::bson::deserialize_from_document::<ContentRef>(row.clone()).unwrap(), content);
+    let archived = ContentRef { tier: Tier::Archive, ..content };
+    let mut expected = expected;
+    expected.insert("tier", "archive");
+    let row = mongodb::bson::serialize_to_document(&archived).unwrap();
+    assert_eq!(row, expected);
+    assert_eq!(mongodb::bson::deserialize_from_document::<ContentRef>(row).unwrap(), archived);
 }
 
 #[tokio::test]
@@ -159,8 +166,8 @@ async fn a_directory_that_is_gone_is_an_outage() {
     for fault in [
         content.load(&saved, None).await.unwrap_err(),
         content.save_full(&key, b"Hello", Sealing::Off).await.unwrap_err(),
-        content.objects().list("documents").await.unwrap_err(),
-        content.objects().check().await.unwrap_err(),
+        content.objects(Tier::Hot).list("documents").await.unwrap_err(),
+        content.objects(Tier::Hot).check().await.unwrap_err(),
     ] {
         assert!(fault.kind == FaultKind::Unavailable && fault.message.contains("is gone: mount it"), "{fault}");
     }
@@ -190,7 +197,7 @@ async fn sealed_contents_are_bound_to_their_place() {
     let given = content.give(&saved, "u1").await.unwrap();
     assert_eq!(content.load(&given, None).await.unwrap(), TEXT.as_bytes());
     let other = ContentRef { key: key::document("s1", "other", "t"), ..saved.clone() };
-    content.objects().copy(&saved.key, &other.key).await.unwrap();
+    content.objects(Tier::Hot).copy(&saved.key, &other.key).await.unwrap();
     assert_eq!(content.load(&other, None).await.unwrap_err().kind, FaultKind::Corrupt);
     let without = local(dir.path());
     let fault = without.load(&saved, None).await.unwrap_err();
@@ -253,7 +260,7 @@ async fn a_thousand_versions_take_little_room_and_are_read_fast() {
     assert!((19_000..25_000).contains(&start.len()) && text.len() > 19_000, "{} {}", start.len(), text.len());
     let (plain, stored) = rows.iter().fold((0, 0), |(p, s), row| (p + row.size, s + row.stored));
     let copies = texts.iter().map(|t| encode(t.as_bytes(), None).bytes.len() as u64).sum::<u64>();
-    let listed = content.objects().list("versions").await.unwrap();
+    let listed = content.objects(Tier::Hot).list("versions").await.unwrap();
     assert_eq!(listed.iter().map(|l| l.size).sum::<u64>(), stored, "the rows say what is stored");
     assert!(stored * 10 < plain, "{stored} of {plain} bytes");
     assert!(stored * 5 < copies, "{stored} of {copies} bytes, were each compressed by itself");

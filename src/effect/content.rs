@@ -4,7 +4,7 @@ use mongodb::bson::Document;
 
 use super::{Patience, Planned, Records};
 use crate::{
-    content::{ContentFault, ContentRef},
+    content::{ContentFault, ContentRef, Tier},
     metrics::ErrorClass,
 };
 
@@ -37,8 +37,8 @@ pub fn owner(row: &Document) -> Option<&str> {
 }
 
 /// Removes an object that no row describes (any more). If the worker stops first, it stays, and only takes room.
-pub async fn remove(records: &Records, key: &str, patience: &Patience<'_>) {
-    let removed = stored!(patience, records.content.objects().delete(key));
+pub async fn remove(records: &Records, tier: Tier, key: &str, patience: &Patience<'_>) {
+    let removed = stored!(patience, records.content.objects(tier).delete(key));
     if let Some(Err(fault)) = removed {
         tracing::warn!(%fault, "an object that is not needed any more stays");
     }

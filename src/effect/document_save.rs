@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::WriteMode,
-    content::{described, key},
+    content::{Tier, described, key},
     metrics::ErrorClass,
     record::{Action, Change, End},
     store::{DOCUMENTS, RecordEntry},
@@ -26,7 +26,7 @@ pub type Made<'a> = (&'a Due<'a>, Result<(String, Change), Planned>);
 
 /// Objects that may be without a row when the batch is written, by document.
 #[derive(Debug, Default)]
-pub struct Loose(HashMap<String, HashSet<String>>);
+pub struct Loose(HashMap<String, HashSet<(Tier, String)>>);
 
 /// Stores the contents among `made`, and leaves in their place what describes them.
 pub async fn store(records: &Records, made: &mut [Made<'_>], patience: &Patience<'_>) -> Loose {
@@ -77,8 +77,9 @@ pub async fn store(records: &Records, made: &mut [Made<'_>], patience: &Patience
         });
         let keys = join_all(puts).await;
         for ((_, id, _), key) in chunk.iter().zip(keys) {
-            let before = rows.get(id).and_then(described).map(|content| content.key);
-            loose.0.entry(id.clone()).or_default().extend(key.into_iter().chain(before));
+            let before = rows.get(id).and_then(described).map(|content| (content.tier, content.key));
+            let made = key.map(|key| (Tier::Hot, key));
+            loose.0.entry(id.clone()).or_default().extend(made.into_iter().chain(before));
         }
     }
     loose
@@ -149,9 +150,9 @@ pub async fn tidy(records: &Records, mut loose: Loose, entries: &[RecordEntry], 
             None if purged => None,
             None => continue,
         };
-        keys.extend(of_document.into_iter().filter(|key| Some(key) != current.as_ref()));
+        keys.extend(of_document.into_iter().filter(|(_, key)| Some(key) != current.as_ref()));
     }
     for chunk in keys.chunks(AT_ONCE) {
-        join_all(chunk.iter().map(|key| remove(records, key, patience))).await;
+        join_all(chunk.iter().map(|(tier, key)| remove(records, *tier, key, patience))).await;
     }
 }

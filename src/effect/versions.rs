@@ -13,7 +13,7 @@ use super::{
     records::{given_back, missing},
 };
 use crate::{
-    content::{ContentRef, Sealing, described, key},
+    content::{ContentRef, Sealing, Tier, described, key},
     metrics::Outcome,
     record::{Clock, is_fenced},
     store::{DOCUMENT_VERSIONS, DOCUMENTS, Given, Refusal, StoreFault, transact},
@@ -281,7 +281,7 @@ async fn tidy(records: &Records, loose: &[(&str, String)], patience: &Patience<'
     };
     for (id, key) in loose {
         if rows.get(*id).and_then(described).is_none_or(|content| content.key != *key) {
-            remove(records, key, patience).await;
+            remove(records, Tier::Hot, key, patience).await;
         }
     }
 }

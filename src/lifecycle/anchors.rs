@@ -10,7 +10,7 @@ use crate::{config::Content as Settings, content::Objects};
 
 /// Below this all names lie, so that the place can be listed.
 const FOLDER: &str = "anchors";
-/// A segment holds ids of so many entries as one run makes; larger ones are not ours.
+/// A segment holds some thousand entries of ids and counts; larger ones are not ours.
 const LARGEST: u64 = 256 << 20;
 
 /// Opened by its first use.
@@ -36,8 +36,8 @@ impl Anchors {
 }
 
 impl Vaulted for Anchors {
-    fn put<'a>(&'a self, name: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), OutsideError>> {
-        async move { self.place()?.put(&format!("{FOLDER}/{name}"), bytes).await.map_err(of_objects) }.boxed()
+    fn create<'a>(&'a self, name: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<bool, OutsideError>> {
+        async move { self.place()?.create(&format!("{FOLDER}/{name}"), bytes).await.map_err(of_objects) }.boxed()
     }
 
     fn get<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<u8>, OutsideError>> {

@@ -10,10 +10,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use contextd_jobs::{
-    kit::{OutsideError, World},
-    policy::Policy,
-};
+use contextd_jobs::kit::{OutsideError, World};
 
 pub use anchors::Anchors;
 pub use caches::Caches;
@@ -35,11 +32,11 @@ pub fn world(config: &Config) -> Result<World, String> {
     let link = Link::new(&config.redis)?;
     let kinds = Arc::new(Kinds::new(&config.cache)?);
     Ok(World {
-        policy: Arc::new(Policy::default()),
+        policy: Arc::new(config.policy.clone()),
         objects: Arc::new(Tiers::new(&config.content)),
         caches: Arc::new(Caches(LifecycleCache::new(link, &config.namespace, kinds))),
         anchors: Arc::new(Anchors::new(&config.audit.url, &config.content)),
-        audit_key: None,
+        audit_key: config.audit.secret(),
     })
 }
 

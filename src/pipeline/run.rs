@@ -119,6 +119,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
     let link = Link::new(&config.redis).map_err(RunError::Configuration)?;
     let collections = registry.collections();
     let store = Store::with_records(&config.mongodb, &collections).await.map_err(RunError::Configuration)?;
+    let store = store.with_audit_key(config.audit.secret());
     let health = Arc::new(Health::new(STUCK_AFTER));
     let reason = |name: &str, address: &str| format!("no answer yet from {name} at {address}");
     health.expect("redis", Need::Required, &reason("Redis", link.address()), clock::now());
@@ -175,6 +176,8 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         let _ = tokio::time::timeout(GIVE_BACK, caches.repair_once(clock::now())).await;
     }
     let _ = tokio::time::timeout(COUNT_WITHIN, caches.count(clock::now())).await;
+    // Another worker, or the next command that looks at the log, does it as well.
+    let _ = tokio::time::timeout(COUNT_WITHIN, shared.store.link_audit()).await;
     shared.done.cancel();
     let _ = tokio::time::timeout(GIVE_BACK, server).await;
     result
@@ -287,6 +290,7 @@ impl Shared {
         let measuring =
             upkeep::measure(measured.clone(), self.store.clone(), self.health.clone(), latest, self.done.clone());
         tokio::spawn(measuring);
+        tokio::spawn(upkeep::link_audit(self.store.clone(), self.done.clone()));
         let (caches, done) = (self.records.caches.clone(), self.done.clone());
         tokio::spawn(async move { caches.repair(done).await });
         let scheduler = self.schedule().await?;

@@ -20,6 +20,8 @@ use crate::{
 
 /// How often queues are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether audit entries wait.
+const LINK_EVERY: Duration = Duration::from_secs(1);
 
 /// Renews the leases of one queue until `done`; a failed renewal is repeated soon.
 pub async fn renew<S: BatchSource>(queue: Arc<QueueRuntime<S>>, lease: Duration, done: CancellationToken) {
@@ -96,6 +98,34 @@ pub async fn measure(
         tokio::select! {
             () = tokio::time::sleep(MEASURE_EVERY) => {}
             () = done.cancelled() => return,
+        }
+    }
+}
+
+/// Links what is new in the audit log until `done`. Every worker does it; most look and find nothing.
+pub async fn link_audit(store: Store, done: CancellationToken) {
+    let mut told = String::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LINK_EVERY) => {}
+            () = done.cancelled() => return,
+        }
+        match store.link_audit().await {
+            Ok(linked) => {
+                told.clear();
+                if linked > 0 {
+                    tracing::debug!(linked, "audit entries were linked");
+                }
+            }
+            // MongoDB's outages are told by those who measure.
+            Err(error) if error.is_transient() => {}
+            Err(error) => {
+                let error = error.to_string();
+                if error != told {
+                    tracing::error!(error, "the audit log cannot be linked");
+                }
+                told = error;
+            }
         }
     }
 }

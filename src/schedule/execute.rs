@@ -15,6 +15,7 @@ use super::{
     record::{RunOutcome, RunReport, Trigger},
     schedules::Schedules,
 };
+use crate::clock;
 
 /// How often a run goes on from its cursor after a transient error before it counts as failed.
 const ATTEMPTS: u32 = 5;
@@ -27,6 +28,7 @@ pub(super) async fn execute(
     job: &ScheduledJob,
     lease: Lease,
     stop: &CancellationToken,
+    over_cap: bool,
     progress: Progress,
 ) -> RunReport {
     let started = Instant::now();
@@ -35,6 +37,8 @@ pub(super) async fn execute(
     let (slot, cutoff) = (from_bson(running.slot), from_bson(running.cutoff));
     let mut run =
         Run::new(schedules.db(), job.name(), slot, cutoff, stop.clone(), Some(guard.clone())).on_progress(progress);
+    run = run.on_clock(schedules.me().clock.clone(), clock::jumped());
+    run.over_cap = over_cap;
     run.resume = running.cursor;
     run.outcome = running.counts.unwrap_or_default();
 

@@ -1,16 +1,20 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use contextd_jobs::{Job, kit::World};
+use contextd_jobs::{Job, audit_anchor, kit::World};
 
 use super::{ScheduleError, due::Policy, slot::Timetable};
 use crate::config::{self, JobTiming};
 
 /// The registry: one line for each job. The order is the order of `jobs list`.
 ///
-/// `_world` is what jobs reach besides MongoDB; housekeeping needs nothing of it.
-pub fn jobs(config: &config::Jobs, _world: &World) -> Result<Vec<ScheduledJob>, ScheduleError> {
-    Ok(vec![ScheduledJob::configured(&config.housekeeping)?])
+/// `world` is what jobs reach besides MongoDB.
+pub fn jobs(config: &config::Jobs, world: &World) -> Result<Vec<ScheduledJob>, ScheduleError> {
+    let anchor = audit_anchor::job(config.audit_anchor.settings.clone(), world.clone());
+    Ok(vec![
+        ScheduledJob::configured(&config.housekeeping)?,
+        ScheduledJob::new(config.audit_anchor.timing.clone(), Arc::new(anchor))?,
+    ])
 }
 
 /// A job and when it runs.

@@ -14,6 +14,16 @@ use super::{
     record::{RunReport, Trigger, run_id},
     schedules::Schedules,
 };
+use crate::clock;
+
+/// What a run by hand may do.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByHand {
+    /// Look and count, change nothing.
+    pub dry_run: bool,
+    /// Go on although a rule of the policy is over its cap.
+    pub over_cap: bool,
+}
 
 /// Runs `job` now, outside of its schedule and whether or not that is enabled, under the same lease as its scheduled
 /// runs; returns when it has ended. A dry run takes no lease and changes nothing but `job_runs`. `stop` ends it at its
@@ -22,12 +32,12 @@ pub async fn run_now(
     db: &Database,
     me: Identity,
     job: &ScheduledJob,
-    dry_run: bool,
+    how: ByHand,
     stop: CancellationToken,
     progress: impl Fn(&Outcome) + Send + Sync + 'static,
 ) -> Result<RunReport, ScheduleError> {
     let schedules = Schedules::new(db, me);
-    if dry_run {
+    if how.dry_run {
         return look(&schedules, job, stop, progress).await;
     }
     schedules.make(job).await?;
@@ -45,7 +55,7 @@ pub async fn run_now(
         }
         // Not mine: another worker was quicker, which the next look shows.
         if let Claim::Mine(lease) = schedules.claim_by_hand(job, &state).await? {
-            return Ok(execute(&schedules, job, *lease, &stop, Box::new(progress)).await);
+            return Ok(execute(&schedules, job, *lease, &stop, how.over_cap, Box::new(progress)).await);
         }
     }
 }
@@ -60,6 +70,7 @@ async fn look(
     let me = schedules.me();
     let cutoff = (me.clock)().min(begun);
     let mut run = Run::new(schedules.db(), job.name(), begun, cutoff, stop, None).on_progress(progress);
+    run = run.on_clock(me.clock.clone(), clock::jumped());
     let ended = work(job, &mut run).await;
     let (outcome, error) = verdict(&ended);
     let report = RunReport {

@@ -170,7 +170,7 @@ impl Scheduler {
         self.runs.spawn(async move {
             let name = job.name();
             this.events.on_start(name, from_bson(lease.running.slot));
-            let run = execute(&this.schedules, &job, lease, &this.stop, Box::new(|_| {}));
+            let run = execute(&this.schedules, &job, lease, &this.stop, false, Box::new(|_| {}));
             let report = tokio::select! {
                 report = run => Some(report),
                 () = this.abort.cancelled() => None,

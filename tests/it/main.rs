@@ -2,12 +2,13 @@
 //!
 //! Every test has a namespace, a database and a port of its own, so that all run side by side. Tests that trouble a
 //! server start one of their own. What is checked is what producers, operators and dashboards see; only `tiers`, `sync`
-//! and `shown` go through the library, because other programs read through it.
+//! and `shown` go through the library, because other programs read through it, and `reach`, because jobs do.
 
 mod harness;
 
 mod advise;
 mod analysis;
+mod audit;
 mod bad_input;
 mod bare;
 mod commands;
@@ -22,6 +23,7 @@ mod ledger;
 mod list_queue;
 mod mcp;
 mod outages;
+mod reach;
 mod records_bad;
 mod records_common;
 mod records_declared;

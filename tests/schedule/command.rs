@@ -28,7 +28,7 @@ async fn connected(db: &Database) -> (Config, Store) {
 }
 
 fn args(job: &str, dry_run: bool, json: bool) -> RunArgs {
-    RunArgs { job: job.into(), dry_run, json }
+    RunArgs { job: job.into(), dry_run, over_cap: false, json }
 }
 
 #[tokio::test]

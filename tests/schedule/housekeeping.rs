@@ -54,7 +54,16 @@ async fn migrated() -> Database {
 
 async fn run(db: &Database, job: &ScheduledJob, dry: bool) -> RunReport {
     let me = identity("hand", 0, Duration::from_secs(30));
-    run_now(db, me, job, dry, CancellationToken::new(), |_| {}).await.expect("it runs")
+    run_now(
+        db,
+        me,
+        job,
+        contextd::schedule::ByHand { dry_run: dry, ..Default::default() },
+        CancellationToken::new(),
+        |_| {},
+    )
+    .await
+    .expect("it runs")
 }
 
 async fn letters(db: &Database, now: DateTime<Utc>, ages: impl IntoIterator<Item = TimeDelta>) {

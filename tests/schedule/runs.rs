@@ -168,10 +168,11 @@ async fn a_run_by_hand_takes_the_same_lease() {
     });
     let stop = CancellationToken::new();
     let (first, second) = (identity("first", 0, LEASE), identity("second", 0, LEASE));
-    let running = run_now(&db, first, &job, false, stop.clone(), |_| {});
+    let running = run_now(&db, first, &job, contextd::schedule::ByHand::default(), stop.clone(), |_| {});
     let other = async {
         until("it runs", || async { all(&db, "job_runs").await.pop() }).await;
-        let busy = run_now(&db, second.clone(), &job, false, stop.clone(), |_| {}).await;
+        let busy =
+            run_now(&db, second.clone(), &job, contextd::schedule::ByHand::default(), stop.clone(), |_| {}).await;
         assert!(matches!(&busy, Err(ScheduleError::Busy { owner, .. }) if owner == "first"), "{busy:?}");
         let status = list(&db, second, std::slice::from_ref(&job)).await.expect("listed");
         assert_eq!((status[0].state, status[0].worker.as_deref()), (JobState::Running, Some("first")));
@@ -200,7 +201,16 @@ async fn a_run_by_hand_closes_what_a_dead_worker_left() {
     first.kill().await;
     hold.store(false, Ordering::SeqCst);
     let report = until("the lease ends", || async {
-        run_now(&db, identity("hand", 0, LEASE), &job, false, CancellationToken::new(), |_| {}).await.ok()
+        run_now(
+            &db,
+            identity("hand", 0, LEASE),
+            &job,
+            contextd::schedule::ByHand::default(),
+            CancellationToken::new(),
+            |_| {},
+        )
+        .await
+        .ok()
     })
     .await;
     assert_eq!((report.outcome, report.counts.changed), (RunOutcome::Ok, 10));

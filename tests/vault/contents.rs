@@ -14,7 +14,11 @@ const SECRET: &str = "the-very-secret-passage";
 
 fn content(dir: &Path, vault: Arc<Vault>) -> Content {
     let settings = config::load(None, std::iter::empty()).expect("valid settings").content;
-    let settings = config::Content { url: dir.to_str().expect("a path").to_owned(), ..settings };
+    let settings = config::Content {
+        url: dir.join("hot").display().to_string(),
+        archive_url: dir.join("archive").display().to_string(),
+        ..settings
+    };
     Content::new(&settings, Some(vault as Arc<dyn Seal>)).expect("a directory")
 }
 

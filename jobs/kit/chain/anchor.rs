@@ -8,7 +8,14 @@ use mongodb::{
 };
 use serde::Serialize;
 
-use super::{AUDIT_LOG, HASH, Key, SEQ, START, copied::Read, copy::Canonical, hash_of, judge::Judge, link};
+use super::{
+    AUDIT_LOG, HASH, Key, SEQ, START,
+    copied::Read,
+    copy::Canonical,
+    hash_of,
+    judge::Judge,
+    link::{link, unlinked},
+};
 use crate::kit::{JobError, Vaulted, in_time, strict};
 
 /// Entries of one segment: some 3 MB of text.
@@ -56,6 +63,14 @@ pub async fn anchor(
             }
         }
     }
+}
+
+/// How many entries no segment has yet, linked or not.
+pub async fn pending(db: &Database, vaulted: &dyn Vaulted) -> Result<u64, JobError> {
+    let (db, to) = (strict(db), end(vaulted).await?.to);
+    let log = db.collection::<RawDocumentBuf>(AUDIT_LOG);
+    let linked = in_time(log.count_documents(doc! { SEQ: { "$gt": to } }).into_future()).await?;
+    Ok(linked + in_time(log.count_documents(unlinked()).into_future()).await?)
 }
 
 #[derive(Serialize)]
