@@ -3,9 +3,19 @@ use futures::{FutureExt, future::BoxFuture};
 use super::{Engine, Settings};
 use crate::kit::{Job, JobError, Run, World, chain};
 
-/// Every action that a rule can have: an operator may give any rule to any job.
-pub const ACTIONS: [&str; 8] =
-    ["archive-session", "prune", "mark", "archive", "soft-delete", "purge", "anonymize", "archive-rows"];
+/// Every action that a rule can have, for an operator may give any rule to any job, and what goes with one.
+pub const ACTIONS: [&str; 10] = [
+    "archive-session",
+    "prune",
+    "mark",
+    "archive",
+    "unarchive",
+    "soft-delete",
+    "purge",
+    "anonymize",
+    "archive-rows",
+    "archive-end",
+];
 
 /// A job that runs the policy's rules of its name.
 pub struct RulesJob {

@@ -30,6 +30,10 @@ pub enum Left {
     Lacking,
     /// A purge of it has begun.
     Purging,
+    /// A claim of the session has contents to remove still.
+    Claimed,
+    /// Its document is not there, and was not purged.
+    NoDocument,
     /// It changed between the scan and the write.
     Changed,
     /// Others kept writing to it.
@@ -51,6 +55,8 @@ impl Left {
             Left::Guarded(Guard::Superseded) => "not-superseded",
             Left::Lacking => "lacking",
             Left::Purging => "purging",
+            Left::Claimed => "claim-unfinished",
+            Left::NoDocument => "no-document",
             Left::Changed => "changed",
             Left::Busy => "busy",
             Left::Stuck => "stuck",

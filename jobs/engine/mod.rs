@@ -6,27 +6,40 @@
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
 mod anonymize;
+mod archive;
+pub mod archive_rows;
 mod clock;
 mod erase;
 mod explain;
+mod file;
 mod force;
 mod guards;
 mod job;
 mod judge;
 mod mark;
+pub(crate) mod moves;
 mod person;
 mod plan;
+mod prune;
 mod purge;
 mod rows;
 mod scan;
+mod sessions;
 mod settings;
+pub mod sweep;
 mod take;
 mod throttle;
+mod tries;
+pub mod unarchive;
 
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document, doc},
+    options::IndexOptions,
+};
 
 pub use erase::{ERASE, Erased, Request};
 pub use explain::{Explanation, Purged, Verdict};
@@ -190,10 +203,13 @@ impl Engine<'_> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::act(self, run, rule, due).await,
             Action::Purge => rows::purge(self, run, rule, due).await,
+            Action::Prune => prune::act(self, run, rule, due).await,
+            Action::ArchiveSession => sessions::act(self, run, rule, due).await,
             Action::Mark { state } => mark::act(self, run, rule, due, state).await,
+            Action::Archive => archive::act(self, run, rule, due).await,
+            Action::ArchiveRows { archive_for } => archive_rows::act(self, run, rule, due, *archive_for).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
             Action::Anonymize { keep, random } => anonymize::act(self, run, rule, due, keep, random).await,
-            other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
         }
     }
 
@@ -202,6 +218,9 @@ impl Engine<'_> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
             Action::Anonymize { .. } => anonymize::resume(self, run, rule).await,
+            Action::Prune => prune::resume(self, run, rule).await,
+            Action::Archive => archive::resume(self, run).await,
+            Action::ArchiveRows { .. } => archive_rows::resume(self, run, rule).await,
             _ => Ok(()),
         }
     }
@@ -253,6 +272,21 @@ impl Cursor {
         let after = doc.get("date").cloned().zip(doc.get("id").cloned());
         Some(Self { rule, case, after })
     }
+}
+
+/// The indexes that the engine's own look-ups are served by; those of rules follow from the policy.
+pub fn indexes() -> Vec<(&'static str, IndexModel)> {
+    let partial = |field: &str| {
+        let options = IndexOptions::builder().partial_filter_expression(doc! { field: { "$exists": true } }).build();
+        IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
+    };
+    let closed = IndexModel::builder().keys(doc! { "state": 1, "closedAt": 1, "_id": 1 }).build();
+    vec![
+        (purge::DOCUMENTS, partial(unarchive::FLAG)),
+        (purge::DOCUMENTS, partial(moves::MOVED)),
+        (take::TOMBSTONES, closed),
+        ("session_history", IndexModel::builder().keys(doc! { "archivedAt": 1 }).build()),
+    ]
 }
 
 /// An id as a person would write it.

@@ -110,6 +110,34 @@ pub async fn finish(engine: &Engine<'_>, run: &Run, stones: Document) -> Result<
     Ok(Acted { done: gone.len() as u64, left })
 }
 
+/// Removes what came of these documents after their purge: rows that belong to them, and objects. Answers how many; with
+/// `dry_run` it only counts.
+pub async fn echo(engine: &Engine<'_>, run: &Run, stones: Document, dry_run: bool) -> Result<u64, JobError> {
+    let mut gone = look(engine, run, stones).await?;
+    if gone.is_empty() {
+        return Ok(0);
+    }
+    let mut found = gone.iter().map(|g| g.versions.len() as u64).sum::<u64>();
+    let documents: Vec<&Bson> = gone.iter().map(|g| &g.id).collect();
+    for (collection, field) in CHILDREN {
+        let of = doc! { field: { "$in": &documents } };
+        found += find(run, "echoes", collection, of, doc! { "_id": 1 }).await?.len() as u64;
+    }
+    let mut objects = 0;
+    for going in &mut gone {
+        objects += list(engine, run, going).await?.len() as u64;
+        if !dry_run {
+            remove_objects(engine, run, going).await?;
+        }
+    }
+    if found > 0 && !dry_run {
+        let documents: Vec<String> = gone.iter().map(|g| g.key.clone()).collect();
+        forget(engine, run, &documents).await?;
+        remove_rows(run, &gone).await?;
+    }
+    Ok(found + objects)
+}
+
 /// What is there of the documents: their rows' objects, versions, owners.
 async fn look(engine: &Engine<'_>, run: &Run, stones: Document) -> Result<Vec<Going>, JobError> {
     let stones = find(run, "tombstones", TOMBSTONES, stones, doc! {}).await?;

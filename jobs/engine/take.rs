@@ -291,7 +291,12 @@ async fn within(
 
 /// Writes what the rows belong to, so that this collides with a hold that is placed at the same time, and leaves those
 /// whose owner is held.
-async fn unheld<'d>(run: &Run, due: &'d [Due], taken: &mut Taken, txn: &mut Txn<'_>) -> Result<Vec<&'d Due>, JobError> {
+pub async fn unheld<'d>(
+    run: &Run,
+    due: &'d [Due],
+    taken: &mut Taken,
+    txn: &mut Txn<'_>,
+) -> Result<Vec<&'d Due>, JobError> {
     let owners = guards::owners(due.iter().map(|item| &item.row));
     for collection in ["users", "documents", "sessions"] {
         let ids: Vec<&str> = owners.iter().filter(|(of, _)| *of == collection).map(|(_, id)| id.as_str()).collect();
@@ -308,7 +313,7 @@ async fn unheld<'d>(run: &Run, due: &'d [Due], taken: &mut Taken, txn: &mut Txn<
 }
 
 /// Marks the rows of one page, to tell them from others.
-fn mark(run: &Run, due: &[&Due]) -> String {
+pub fn mark(run: &Run, due: &[&Due]) -> String {
     let first = due.first().map_or_else(String::new, |item| guards::key(&item.id));
     format!("{}:{}:{first}", run.job, run.now.timestamp_millis())
 }
@@ -325,7 +330,7 @@ pub fn filter(rule: &Rule, item: &Due, how: &Take<'_>) -> Document {
     filter
 }
 
-fn update(rule: &Rule, item: &Due, how: &Take<'_>, set: &Document, mark: &str) -> Document {
+pub fn update(rule: &Rule, item: &Due, how: &Take<'_>, set: &Document, mark: &str) -> Document {
     let mut set = set.clone();
     set.insert("lifecycle", mark);
     let mut u = doc! { "$set": set };
@@ -348,7 +353,7 @@ pub fn stone_id(collection: &str, id: &Bson) -> String {
     format!("{collection}/{}", guards::key(id))
 }
 
-fn tombstone(engine: &Engine<'_>, run: &Run, rule: &Rule, item: &Due, state: &str) -> Document {
+pub fn tombstone(engine: &Engine<'_>, run: &Run, rule: &Rule, item: &Due, state: &str) -> Document {
     let of = |name: &str| item.row.get_str(name).ok().filter(|id| !id.is_empty()).map(str::to_owned);
     let mut owners: Vec<String> = [of("userId"), of("sessionId")].into_iter().flatten().collect();
     owners.dedup();

@@ -15,7 +15,7 @@ use mongodb::{
 };
 
 pub use guard::{Guard, SCHEDULES};
-pub use pages::{DueIndex, PageSize, Row};
+pub use pages::PageSize;
 #[cfg(debug_assertions)]
 pub use run::Faults;
 pub use run::{Job, JobError, Noted, Outcome, RuleCounts, Run, Sample, WorkerClock};

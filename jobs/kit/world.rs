@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use mongodb::bson::Document;
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,24 @@ pub trait Objects: Send + Sync {
 
     /// Durable when it returns.
     fn put<'a>(&'a self, tier: Tier, key: &'a str, bytes: Vec<u8>) -> BoxFuture<'a, Result<(), OutsideError>>;
+
+    /// The same as [`Objects::list`], in memory that does not grow with their number.
+    fn walk<'a>(&'a self, tier: Tier, prefix: &'a str) -> BoxStream<'a, Result<Object, OutsideError>> {
+        let all = self.list(tier, prefix).map_ok(|all| futures::stream::iter(all.into_iter().map(Ok)));
+        all.into_stream().try_flatten().boxed()
+    }
+
+    /// What a listing would say of one object.
+    fn stat<'a>(&'a self, tier: Tier, key: &'a str) -> BoxFuture<'a, Result<Option<Object>, OutsideError>> {
+        let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+        self.list(tier, folder).map_ok(move |all| all.into_iter().find(|object| object.key == key)).boxed()
+    }
+
+    /// Removes what writers that were cut off left of objects that never came to be, if it is older; no listing shows
+    /// it. Answers how many. Buckets have no such files.
+    fn remove_staging(&self, _tier: Tier, _before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, OutsideError>> {
+        futures::future::ready(Ok(0)).boxed()
+    }
 
     /// The prefixes below which contents of a document lie under an owner.
     fn prefixes(&self, owner: &str, document: &str) -> Vec<String>;

@@ -69,10 +69,12 @@ pub(super) struct Case {
     pub after: Option<Duration>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// What an operator says of a collection.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Collection {
     pub indexes: Vec<Vec<String>>,
+    pub fields: Vec<String>,
 }
 
 /// What a region or a tenant has of its own.

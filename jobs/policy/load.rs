@@ -6,17 +6,17 @@ use humantime_serde::re::humantime;
 use mongodb::bson::Bson;
 use toml::{Table, Value};
 
+use crate::engine::ACTIONS;
+
 use super::{
-    Action, Cap, Case, Guard, Index, Policy, Problem, Rule,
+    Action, Cap, Case, Guard, Index, Policy, Problem, Rule, SHIPPED,
     check::{self, Surroundings},
     file::{self, File},
     hash,
     near::did_you_mean,
 };
 
-pub(super) const ACTIONS: [&str; 8] =
-    ["archive-session", "prune", "mark", "archive", "soft-delete", "purge", "anonymize", "archive-rows"];
-pub(super) const GUARDS: [(&str, Guard); 5] = [
+const GUARDS: [(&str, Guard); 5] = [
     ("no-live-session", Guard::NoLiveSession),
     ("session-expired", Guard::SessionExpired),
     ("not-current", Guard::NotCurrent),
@@ -46,21 +46,8 @@ impl Problems {
 /// Everything that is wrong with it, each with the dotted path of a setting.
 pub fn load(section: Table, around: &Surroundings) -> Result<Policy, Vec<Problem>> {
     let mut problems = Problems::default();
-    let file: File = match serde_path_to_error::deserialize(Value::Table(section)) {
-        Ok(file) => file,
-        Err(e) => {
-            let path = format!("policy.{}", e.path());
-            problems.add(&path, sentence(&path, &e.inner().message().replace('\n', ", ")));
-            return Err(problems.0);
-        }
-    };
-    let default = cap("policy.cap", &file.cap, Cap { share: 0.0, floor: 0, rows: 0 }, &mut problems);
-    let mut rules = Vec::new();
-    for (name, rule) in &file.rules {
-        rules.extend(build(name, rule, &file, default, &mut problems));
-    }
-    // The strongest first: what is due for several ends at once gets only the last of them.
-    rules.sort_by(|a, b| check::strength(&b.action).cmp(&check::strength(&a.action)).then(a.name.cmp(&b.name)));
+    let Some(file) = parse(section, &mut problems) else { return Err(problems.0) };
+    let mut rules = rules(&file, &mut problems);
     if !problems.0.is_empty() {
         return Err(problems.0);
     }
@@ -70,6 +57,7 @@ pub fn load(section: Table, around: &Surroundings) -> Result<Policy, Vec<Problem
         slacken(rule, file.access_slack);
     }
     let indexes = indexes(&file, &mut problems);
+    let fields = file.collections.iter().map(|(name, of)| (name.clone(), of.fields.clone())).collect();
     let keep = file.keep.iter().filter(|(_, why)| !why.is_empty()).map(|(on, why)| (on.clone(), why.clone())).collect();
     let mut policy = Policy {
         version: file.version,
@@ -80,6 +68,7 @@ pub fn load(section: Table, around: &Surroundings) -> Result<Policy, Vec<Problem
         rules,
         keep,
         indexes,
+        fields,
     };
     check::check(&policy, around, &mut problems);
     if !problems.0.is_empty() {
@@ -87,6 +76,35 @@ pub fn load(section: Table, around: &Surroundings) -> Result<Policy, Vec<Problem
     }
     policy.hash = hash::hash(&policy);
     Ok(policy)
+}
+
+fn parse(section: Table, problems: &mut Problems) -> Option<File> {
+    match serde_path_to_error::deserialize(Value::Table(section)) {
+        Ok(file) => Some(file),
+        Err(e) => {
+            let path = format!("policy.{}", e.path());
+            problems.add(&path, sentence(&path, &e.inner().message().replace('\n', ", ")));
+            None
+        }
+    }
+}
+
+/// The rules as they are declared, the strongest first: what is due for several ends at once gets only the last of them.
+fn rules(file: &File, problems: &mut Problems) -> Vec<Rule> {
+    let none = Cap { share: 0.0, floor: 0, rows: 0 };
+    let default = cap("policy.cap", &file.cap, none, problems);
+    let mut rules: Vec<Rule> =
+        file.rules.iter().filter_map(|(name, rule)| build(name, rule, default, problems)).collect();
+    rules.sort_by(|a, b| check::strength(&b.action).cmp(&check::strength(&a.action)).then(a.name.cmp(&b.name)));
+    rules
+}
+
+/// The rules that contextd ships.
+pub(super) fn shipped_rules() -> Vec<Rule> {
+    let mut problems = Problems::default();
+    let section = toml::from_str::<Table>(SHIPPED).ok().and_then(|mut table| table.remove("policy"));
+    let Some(Value::Table(section)) = section else { return Vec::new() };
+    parse(section, &mut problems).map(|file| rules(&file, &mut problems)).unwrap_or_default()
 }
 
 /// A message of the parser's as a sentence about a setting.
@@ -118,7 +136,7 @@ fn cap(path: &str, given: &file::Cap, default: Cap, problems: &mut Problems) -> 
     cap
 }
 
-fn build(name: &str, rule: &file::Rule, file: &File, default: Cap, problems: &mut Problems) -> Option<Rule> {
+fn build(name: &str, rule: &file::Rule, default: Cap, problems: &mut Problems) -> Option<Rule> {
     let path = format!("policy.rules.{name}");
     let before = problems.0.len();
     let mut need = |key: &str, value: &Option<String>| {
@@ -142,8 +160,7 @@ fn build(name: &str, rule: &file::Rule, file: &File, default: Cap, problems: &mu
         }
     }
     let action = rule.action.is_some().then(|| action(&path, name, &wanted, rule, problems)).flatten();
-    let cap =
-        cap(&format!("{path}.cap"), &rule.cap, self::cap("", &file.cap, default, &mut Problems::default()), problems);
+    let cap = cap(&format!("{path}.cap"), &rule.cap, default, problems);
     if problems.0.len() > before {
         return None;
     }

@@ -4,8 +4,10 @@
 //! in `query`.
 
 mod check;
+mod fight;
 mod file;
 mod hash;
+mod known;
 mod load;
 mod near;
 mod query;
@@ -15,6 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mongodb::bson::Bson;
 
 pub use check::Surroundings;
+pub use known::{lookup_indexes, shipped_indexes};
 pub use load::{ACCESSED, load};
 pub use query::{Index, MIN_ID, before};
 
@@ -49,6 +52,8 @@ pub struct Policy {
     pub keep: BTreeMap<String, String>,
     /// Indexes of the operator's own collections, which `migrate` makes.
     pub indexes: Vec<Index>,
+    /// Collections that the operator declared, with fields that only their records have.
+    pub fields: BTreeMap<String, Vec<String>>,
 }
 
 /// One rule: rows of one collection, their conditions, and what becomes of them.

@@ -208,12 +208,12 @@ mod tests {
     fn an_unknown_job_is_refused_with_the_near_one() {
         let refused = |name| find(&jobs(), name).map(|j| j.name()).expect_err(name);
         assert_eq!(
-            refused("housekeping"),
-            Failure::Usage("there is no job \"housekeping\": did you mean `housekeeping`?".into())
+            refused("retension"),
+            Failure::Usage("there is no job \"retension\": did you mean `retention`?".into())
         );
         let Failure::Usage(all) = refused("vacuum") else { panic!("usage") };
-        assert!(all.contains("there are housekeeping"), "{all}");
-        assert_eq!(find(&jobs(), "housekeeping").map(ScheduledJob::name), Ok("housekeeping"));
+        assert!(all.contains("there are retention"), "{all}");
+        assert_eq!(find(&jobs(), "retention").map(ScheduledJob::name), Ok("retention"));
     }
 
     #[test]
@@ -223,8 +223,8 @@ mod tests {
         counts.count("purge_dead_letters", 11);
         counts.sample("purge_dead_letters", "a@/x", at);
         let report = RunReport {
-            run_id: "housekeeping:manual:x".into(),
-            job: "housekeeping",
+            run_id: "retention:manual:x".into(),
+            job: "retention",
             slot: at,
             trigger: schedule::Trigger::Manual,
             dry_run: true,
@@ -240,7 +240,7 @@ mod tests {
         };
         assert_eq!(
             account(&report),
-            "housekeeping dry run: ok in 1 min 1 s\nexamined 12, would change 11, held 0\n  purge_dead_letters 11\n  \
+            "retention dry run: ok in 1 min 1 s\nexamined 12, would change 11, held 0\n  purge_dead_letters 11\n  \
              for instance purge_dead_letters a@/x (2026-05-01T03:17:00Z)"
         );
     }

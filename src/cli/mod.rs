@@ -10,6 +10,7 @@ pub mod demo;
 mod enqueue;
 pub mod failure;
 mod get;
+mod hold;
 pub mod jobs;
 mod keys;
 mod mcp;
@@ -84,6 +85,9 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// Legal holds: what they are on is not destroyed.
+    #[command(subcommand)]
+    Hold(hold::Hold),
 }
 
 #[derive(Debug, Subcommand)]
@@ -224,6 +228,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             search::related(&args, &store, &vault).await
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;

@@ -68,7 +68,7 @@ fn later_layers_win_setting_by_setting() {
         ("CONTEXTD_WORKER__MEMORY", "16MiB"),
         ("CONTEXTD_QUEUES__TYPING__CONCURRENCY", "7"),
         ("CONTEXTD_QUEUES__TYPING__LOW_SHARE", "0"),
-        ("CONTEXTD_JOBS__HOUSEKEEPING__ENABLED", "false"),
+        ("CONTEXTD_JOBS__RETENTION__ENABLED", "false"),
         ("CONTEXTD_ANALYSIS__DICTIONARY", r#"["contextd", "Redis"]"#),
         ("CONTEXTD_QUEUES__RECORDS__BATCH", r#"{ tasks = 9 }"#),
         ("CONTEXTD_MONGODB__DATABASE", "12"),
@@ -80,7 +80,7 @@ fn later_layers_win_setting_by_setting() {
     let typing = &config.queues["typing"];
     assert_eq!((typing.batch.tasks, typing.batch.bytes, typing.concurrency), (100, ByteSize::mib(8), 7));
     assert_eq!((typing.kind, typing.low_share), (QueueKind::Stream, 0.0));
-    assert!(!config.jobs.housekeeping.timing.enabled);
+    assert!(!config.jobs.retention.timing.enabled);
     assert_eq!(config.analysis.dictionary, ["contextd", "Redis"]);
     assert_eq!(config.queues["records"].batch.tasks, 9);
     assert_eq!(config.mongodb.database, "12", "a text stays a text, whatever it looks like");
@@ -116,9 +116,9 @@ fn unknown_settings_name_the_near_one_and_the_place() {
              `queues.typing.batch.tasks`?",
         ),
         (
-            "[jobs.housekeeping]\npages = 3",
-            "configuration: c.toml:2: there is no setting `jobs.housekeeping.pages`; did you mean \
-             `jobs.housekeeping.page`?",
+            "[jobs.retention]\npages = 3",
+            "configuration: c.toml:2: there is no setting `jobs.retention.pages`; did you mean \
+             `jobs.retention.page`?",
         ),
         (
             "[jobs.cleaning]\nenabled = true",
@@ -205,13 +205,13 @@ fn wrong_kinds_say_the_path_and_what_is_expected() {
         "configuration: CONTEXTD_RETRY__ATTEMPTS: `retry.attempts` must be a whole number, not text"
     );
     assert_eq!(
-        var_error("CONTEXTD_JOBS__HOUSEKEEPING__ZONE", "Mars/Base"),
-        "configuration: CONTEXTD_JOBS__HOUSEKEEPING__ZONE: `jobs.housekeeping.zone` must be an IANA time zone such as \
+        var_error("CONTEXTD_JOBS__RETENTION__ZONE", "Mars/Base"),
+        "configuration: CONTEXTD_JOBS__RETENTION__ZONE: `jobs.retention.zone` must be an IANA time zone such as \
          \"UTC\" or \"Europe/Berlin\", not this text"
     );
     assert_eq!(
-        var_error("CONTEXTD_JOBS__HOUSEKEEPING__MISFIRE", "never"),
-        "configuration: CONTEXTD_JOBS__HOUSEKEEPING__MISFIRE: `jobs.housekeeping.misfire` has an unknown variant \
+        var_error("CONTEXTD_JOBS__RETENTION__MISFIRE", "never"),
+        "configuration: CONTEXTD_JOBS__RETENTION__MISFIRE: `jobs.retention.misfire` has an unknown variant \
          `never`, expected one of `skip`, `once`, `all`"
     );
     assert_eq!(
@@ -262,8 +262,8 @@ fn settings_must_make_sense() {
             "c.toml:1: `queues` must hold at least one queue that is not disabled",
         ),
         (
-            "[jobs.housekeeping]\ncron = \"0 0 30 2 *\"",
-            "c.toml:2: `jobs.housekeeping.cron` must be five or six cron fields (seconds first with six) that come true at some time: CronScheduler time search limit exceeded.",
+            "[jobs.retention]\ncron = \"0 0 30 2 *\"",
+            "c.toml:2: `jobs.retention.cron` must be five or six cron fields (seconds first with six) that come true at some time: CronScheduler time search limit exceeded.",
         ),
         (
             "[http]\nlisten = \"9464\"",
@@ -338,8 +338,8 @@ fn settings_must_make_sense() {
     assert!(error.contains("c.toml:2: `worker.lease` must be at least 1s"), "{error}");
     let error = file_error("[log]\nfilter = \"contextd=loud\"");
     assert!(error.starts_with("configuration: c.toml:2: `log.filter` must be a filter such as"), "{error}");
-    let error = file_error("[jobs.housekeeping]\ncron = \"every day\"");
-    assert!(error.starts_with("configuration: c.toml:2: `jobs.housekeeping.cron` must be five or six"), "{error}");
+    let error = file_error("[jobs.retention]\ncron = \"every day\"");
+    assert!(error.starts_with("configuration: c.toml:2: `jobs.retention.cron` must be five or six"), "{error}");
 }
 
 #[test]

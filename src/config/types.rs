@@ -237,7 +237,6 @@ pub struct Schedule {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
-    pub housekeeping: Job<contextd_jobs::housekeeping::Settings>,
     pub audit_anchor: Job<contextd_jobs::audit_anchor::Settings>,
     pub session_archival: Job<Lifecycle>,
     pub version_pruning: Job<Lifecycle>,

@@ -51,13 +51,10 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
         check.0.extend(problems);
     }
     cache::cache(config, &mut check);
-    job("housekeeping", &config.jobs.housekeeping, &mut check);
     job("audit_anchor", &config.jobs.audit_anchor, &mut check);
     if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
         check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));
     }
-    let page = config.jobs.housekeeping.settings.page;
-    check.must("jobs.housekeeping.page", (1..=10_000).contains(&page), "be from 1 to 10000");
     for (name, settings) in config.jobs.lifecycle() {
         job(name, settings, &mut check);
         let at = |key: &str| format!("jobs.{name}.{key}");

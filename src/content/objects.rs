@@ -9,15 +9,18 @@ use std::{
     io,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::TryStreamExt;
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
 use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, aws::AmazonS3Builder, local::LocalFileSystem,
-    path::Path, prefix::PrefixStore,
+    ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, aws::AmazonS3Builder,
+    local::LocalFileSystem, path::Path, prefix::PrefixStore,
 };
 
 use super::{
@@ -150,14 +153,15 @@ impl Objects {
         }
     }
 
-    /// Copies an object under another key, durably. One that is there already stays: a key's bytes never change, and a
-    /// second copy in a directory would leave its staging file behind.
+    /// Copies an object under another key, durably. The copy is as old as this call, whatever was there before: what no
+    /// row names yet is safe from the orphan sweep for so long.
     pub async fn copy(&self, from: &str, to: &str) -> Result<(), ContentFault> {
-        let paths = (path(from)?, path(to)?);
-        self.is_there().await?;
-        if self.call("look for", to, self.store.head(&paths.1)).await.is_ok() {
-            return Ok(());
+        if self.root.is_some() {
+            // A directory's own copy is a link, as old as the original.
+            let bytes = self.get(from, u64::MAX).await?;
+            return self.put(to, bytes.to_vec()).await;
         }
+        let paths = (path(from)?, path(to)?);
         self.call("copy", from, self.store.copy(&paths.0, &paths.1)).await
     }
 
@@ -165,12 +169,50 @@ impl Objects {
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, ContentFault> {
         let path = path(prefix)?;
         self.is_there().await?;
-        let listed = self.store.list(Some(&path)).map_ok(|meta| Listed {
-            key: meta.location.to_string(),
-            size: meta.size,
-            modified: meta.last_modified,
-        });
+        let listed = self.store.list(Some(&path)).map_ok(listed);
         self.call("list", prefix, listed.try_collect()).await
+    }
+
+    /// The same, one after the other. The time-out holds for each.
+    pub fn walk<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Listed, ContentFault>> {
+        let begin = async move {
+            let path = path(prefix)?;
+            self.is_there().await?;
+            Ok::<_, ContentFault>(self.store.list(Some(&path)))
+        };
+        let walk = async move |mut found: BoxStream<'static, object_store::Result<ObjectMeta>>| {
+            let next = self.call("list", prefix, async { found.next().await.transpose() }).await;
+            Ok::<_, ContentFault>(next?.map(|meta| (listed(meta), found)))
+        };
+        stream::once(begin).map_ok(move |found| stream::try_unfold(found, walk)).try_flatten().boxed()
+    }
+
+    /// What a listing would say of one object.
+    pub async fn stat(&self, key: &str) -> Result<Option<Listed>, ContentFault> {
+        let path = path(key)?;
+        match self.call("look for", key, self.store.head(&path)).await {
+            Ok(meta) => Ok(Some(listed(meta))),
+            Err(fault) if fault.kind == FaultKind::Missing => {
+                self.is_there().await?;
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes files that were to become objects and are older than `before`; a writer that was cut off leaves them in a
+    /// directory. Listings do not show them. Answers how many.
+    pub async fn remove_staging(&self, before: DateTime<Utc>) -> Result<u64, ContentFault> {
+        let Some(root) = self.root.clone() else { return Ok(0) };
+        self.is_there().await?;
+        let removed = tokio::task::spawn_blocking(move || staging(&root, before.into())).await;
+        match removed.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Ok(removed) => Ok(removed),
+            Err(e) => {
+                let message = format!("files that writers left in {} cannot be removed: {e}", self.place);
+                Err(ContentFault::new(FaultKind::Unavailable, message))
+            }
+        }
     }
 
     /// Stores, reads and removes a small object, so that wrong addresses, names and rights show before tasks do.
@@ -215,6 +257,38 @@ impl Objects {
             )),
         }
     }
+}
+
+fn listed(meta: ObjectMeta) -> Listed {
+    Listed { key: meta.location.to_string(), size: meta.size, modified: meta.last_modified }
+}
+
+/// Staging files are called as their objects, with `#` and a number behind; no key of ours has a `#`.
+fn staging(root: &FilePath, before: SystemTime) -> io::Result<u64> {
+    let (mut removed, mut folders) = (0, vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+                match entry.metadata().and_then(|about| about.modified()) {
+                    Ok(modified) if modified < before => {
+                        fs::remove_file(entry.path())?;
+                        removed += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(removed)
 }
 
 fn path(key: &str) -> Result<Path, ContentFault> {

@@ -49,7 +49,8 @@ fn page_filter(cascade: &Cascade, key: &str, after: Option<&Bson>) -> Document {
     filter
 }
 
-fn change(cascade: &Cascade, cause: &Change) -> Change {
+/// What a record that goes with another one gets.
+pub(super) fn change(cascade: &Cascade, cause: &Change) -> Change {
     let at = mongodb::bson::DateTime::from_millis(cause.at.timestamp_millis());
     let action = match cascade.state.as_str() {
         "deleted" => Action::Delete(doc! { "deletedAt": at, "deletedBy": &cause.task }),

@@ -10,18 +10,18 @@ use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, DateTime as BsonDate, Document, deserialize_from_bson, doc, serialize_to_bson};
 
 use super::{
-    Patience, Planned, Records, patiently,
+    Patience, Planned, Records, late, patiently,
     records::{Due, given_back, missing_or_purged},
+    session,
 };
 use crate::{
     content::{ContentFault, ContentRef},
     metrics::Outcome,
-    record::{Change, SYNC, is_fenced},
-    store::{AuditEntry, Refusal, Rows, RowsError, transact},
+    record::{Change, SYNC, is_fenced, wake},
+    store::{AuditEntry, Refusal, Rows, RowsError, SESSIONS, transact},
     task::Reason,
 };
 
-const SESSIONS: &str = "sessions";
 const DOCUMENTS: &str = "documents";
 const VERSIONS: &str = "document_versions";
 /// What else of a session gets its user.
@@ -48,8 +48,14 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         Ok(made) => made,
         Err(e) => return Planned::Dead(Reason::Schema, e.to_string()),
     };
-    let entry = due.audit(&session, &change, Outcome::Written);
-    let claim = Claim { records, session: &session, user: due.text("userId"), change: &change, entry };
+    let (entry, user) = (due.audit(&session, &change, Outcome::Written), due.text("userId"));
+    let users = [user];
+    match patiently!(patience, "mongodb", records.store.purged("users", &users)) {
+        None => return Planned::Released,
+        Some(purged) if !purged.is_empty() => return Planned::Done(Outcome::Expired),
+        Some(_) => {}
+    }
+    let claim = Claim { records, session: &session, user, change: &change, entry };
     let mut outcome = Outcome::Duplicate;
     let mut copied = HashMap::new();
     loop {
@@ -75,7 +81,11 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
             }
         }
     }
-    match claim.clear(patience).await {
+    let done = async {
+        claim.clear(patience).await?;
+        late::with_owner(records, "users", user, &change, patience).await
+    };
+    match done.await {
         Some(()) => Planned::Done(outcome),
         None => Planned::Released,
     }
@@ -124,7 +134,7 @@ impl Claim<'_> {
 
     /// Gives the rows their owner.
     async fn take(&self, rows: &mut Rows<'_>, copied: &HashMap<String, ContentRef>) -> Result<Step, RowsError> {
-        let Some(mut session) = rows.get(SESSIONS, self.session).await? else { return Ok(Step::Missing) };
+        let Some((home, mut session)) = session::row(rows, self.session).await? else { return Ok(Step::Missing) };
         if is_fenced(&session) {
             return Ok(Step::Expired);
         }
@@ -152,12 +162,17 @@ impl Claim<'_> {
             }
             self.own(&mut document);
             document.insert("ownerType", "user");
+            // Marked because its session was over: it has an owner now.
+            wake(&mut document);
             rows.put(DOCUMENTS, document).await?;
             moved += 1;
         }
         let set = doc! { "$set": { "userId": self.user }, "$inc": { "_sync.rev": 1_i64 } };
+        let mut following = self.unclaimed();
+        // What was anonymized belongs to nobody for good.
+        following.insert("state", doc! { "$nin": ["purging", "anonymized"] });
         for collection in FOLLOWING {
-            moved += rows.update_many(collection, self.unclaimed(), set.clone()).await?;
+            moved += rows.update_many(collection, following.clone(), set.clone()).await?;
         }
         if first || moved > 0 {
             session.insert("claimedBy", self.user);
@@ -166,7 +181,7 @@ impl Claim<'_> {
                 session.insert(LEFT, left);
             }
             self.own(&mut session);
-            rows.put(SESSIONS, session).await?;
+            rows.put(home, session).await?;
         }
         if first {
             rows.audit(&self.entry).await?;
@@ -187,9 +202,8 @@ impl Claim<'_> {
     /// Removes the contents that have moved, and forgets about them.
     async fn clear(&self, patience: &Patience<'_>) -> Option<()> {
         let store = &self.records.store;
-        let ids = [self.session];
-        let session = patiently!(patience, "mongodb", store.records_by_id(SESSIONS, &ids))?;
-        let left = session.get(self.session).and_then(|row| row.get_array(LEFT).ok()).cloned().unwrap_or_default();
+        let row = patiently!(patience, "mongodb", session::find(store, self.session))?;
+        let left = row.and_then(|row| row.get_array(LEFT).ok().cloned()).unwrap_or_default();
         if left.is_empty() {
             return Some(());
         }
@@ -198,9 +212,9 @@ impl Claim<'_> {
         }
         let forgotten = patiently!(patience, "mongodb", async {
             let done = transact!(store, rows, async {
-                if let Some(mut session) = rows.get(SESSIONS, self.session).await? {
+                if let Some((home, mut session)) = session::row(&mut rows, self.session).await? {
                     session.remove(LEFT);
-                    rows.put(SESSIONS, session).await?;
+                    rows.put(home, session).await?;
                 }
                 Ok(())
             });

@@ -8,14 +8,17 @@ mod claim;
 mod content;
 mod document_save;
 mod evaluation;
-mod hold;
+pub mod hold;
+mod late;
 mod numbered;
 mod patience;
+pub mod purged;
 pub mod records;
 mod relate;
 mod sealing;
 #[cfg(test)]
 mod sealing_tests;
+mod session;
 mod touches;
 pub mod typing;
 mod version_decide;

@@ -3,6 +3,7 @@
 //! The number, the row and the document's pointer change in one transaction, and every such transaction writes the
 //! document's row: numbers have no gaps and no twins, whoever else saves at the same time. A version that others are
 //! stored as a difference to is looked at in the same transaction; who removes one has to write the document's row, too.
+//! A version is an access of its document.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     content::described,
     metrics::Outcome,
-    record::{Clock, SYNC, Sync, is_fenced},
+    record::{Clock, SYNC, Sync, access, is_fenced},
     store::{DOCUMENT_VERSIONS, DOCUMENTS, Rows, RowsError},
 };
 
@@ -53,8 +54,7 @@ pub async fn commit(
     let found = rows.find(DOCUMENT_VERSIONS, doc! { "_id": { "$in": &needed } }, needed.len() as i64).await?;
     let mut there: HashMap<String, Document> = found.into_iter().filter_map(|d| Some((id(&d)?, d))).collect();
     let counter = number(&row, COUNTER);
-    let last = doc! { "documentId": document, "versionNumber": counter };
-    let mut previous = rows.find(DOCUMENT_VERSIONS, last, 1).await?.first().and_then(id);
+    let mut previous = rows.aggregate(DOCUMENT_VERSIONS, last(document)).await?.first().and_then(id);
     let (mut next, mut clock) = (counter, None);
     let (mut ends, mut versions) = (Vec::with_capacity(ready.len()), Vec::with_capacity(ready.len()));
     for stored in ready {
@@ -72,6 +72,7 @@ pub async fn commit(
         // Of versions with one time in one batch, the later one is the newer.
         let at = clock.map_or(new.clock, |clock| new.clock.after(clock));
         clock = Some(at);
+        access(&mut row, new.at, at);
         if new.becomes_current() {
             point(&mut row, &new.id, at, &new.task);
         }
@@ -88,6 +89,16 @@ pub async fn commit(
     // In one command: a worker that is killed between these two keeps the document locked for a minute.
     rows.insert_all(DOCUMENT_VERSIONS, &versions).await?;
     Ok(Committed::Ends(ends))
+}
+
+/// The document's newest version that stays. The last number may be a pruned one's.
+fn last(document: &str) -> Vec<Document> {
+    vec![
+        doc! { "$match": { "documentId": document, "state": { "$ne": "purging" } } },
+        doc! { "$sort": { "versionNumber": -1 } },
+        doc! { "$limit": 1 },
+        doc! { "$project": { "_id": 1 } },
+    ]
 }
 
 /// The row of a new version. Pure.

@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Patience, Planned, adopt, caches, cascade, claim, content, document_save, evaluation, hold, patiently, relate,
-    touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
+    Patience, Planned, adopt, caches, cascade, claim, content, document_save, evaluation, hold, late, patiently,
+    relate, touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
 };
 use crate::{
     cache::CacheWriter,
@@ -244,9 +244,11 @@ impl Records {
             let open = set.entries.iter().filter(|e| e.ends.is_empty());
             planned.extend(open.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
         }
-        document_save::tidy(self, loose, &set.entries, patience).await;
         let by_position: HashMap<usize, &Due<'_>> = tasks.iter().map(|due| (due.position, due)).collect();
-        if adopt::run(self, &mut set.entries, patience).await.is_none() {
+        let looked = late::run(self, &mut set.entries, patience).await;
+        document_save::tidy(self, loose, &set.entries, patience).await;
+        let looked = looked.and(evaluation::of_archived(self, &mut set.entries, &by_position, patience).await);
+        if looked.is_none() || adopt::run(self, &mut set.entries, patience).await.is_none() {
             let ended = set.entries.iter().filter(|e| !e.ends.is_empty());
             planned.extend(ended.flat_map(|e| e.tasks.iter().map(|task| (*task, Planned::Released))));
             return planned;

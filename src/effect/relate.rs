@@ -11,12 +11,12 @@ use super::{
     records::{Due, ended, given_back},
 };
 use crate::{
-    record::{Change, End},
-    store::{Refusal, Rows, RowsError, transact},
+    metrics::Outcome,
+    record::{Change, End, tombstone},
+    store::{CONTEXT_LINKS as LINKS, Refusal, Rows, RowsError, transact},
     task::Reason,
 };
 
-const LINKS: &str = "context_links";
 /// One row for each relation that must not come round: see `refuse_circle`.
 const GUARDS: &str = "record_guards";
 /// Relations that must not come round in a circle.
@@ -34,6 +34,11 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         Ok(made) => made,
         Err(e) => return Planned::Dead(Reason::Schema, e.to_string()),
     };
+    match is_purged(records, from, to, patience).await {
+        None => return Planned::Released,
+        Some(true) => return Planned::Done(Outcome::Expired),
+        Some(false) => {}
+    }
     let linked = patiently!(patience, "mongodb", async {
         let linked = transact!(records.store, rows, async {
             if ACYCLIC.contains(&relation) && rows.get(LINKS, &key).await?.is_none() {
@@ -45,10 +50,29 @@ pub async fn run(records: &Records, due: &Due<'_>, now: DateTime<Utc>, patience:
         linked.refusal()
     });
     match linked {
+        // Looked at again, now that the purge of either would find the relation.
+        Some(Ok(End::Created)) => match is_purged(records, from, to, patience).await {
+            None => Planned::Released,
+            Some(false) => Planned::Done(Outcome::Written),
+            Some(true) => {
+                let keys = [key.as_str()];
+                match patiently!(patience, "mongodb", records.store.unmake(LINKS, &keys)) {
+                    None => Planned::Released,
+                    Some(()) => Planned::Done(Outcome::Expired),
+                }
+            }
+        },
         Some(Ok(end)) => ended(&end, LINKS, &key),
         Some(Err(given)) => given_back(given),
         None => Planned::Released,
     }
+}
+
+/// Whether one of the two was purged; both may be documents or contexts. `None`: the worker stops.
+async fn is_purged(records: &Records, from: &str, to: &str, patience: &Patience<'_>) -> Option<bool> {
+    let ids = [from, to].into_iter().flat_map(|id| [tombstone("documents", id), tombstone("contexts", id)]);
+    let gone = patiently!(patience, "mongodb", records.store.tombstones(ids.clone()))?;
+    Some(!gone.is_empty())
 }
 
 /// Makes sure that `to` does not lead back to `from`.

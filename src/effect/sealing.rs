@@ -91,6 +91,6 @@ fn fields(action: &mut Action) -> Option<&mut Document> {
     match action {
         Action::Insert(fields) | Action::Replace(fields) | Action::Merge(fields) => Some(fields),
         Action::Append { element, .. } => Some(element),
-        Action::Delete(_) | Action::Restore => None,
+        Action::Delete(_) | Action::Restore(_) => None,
     }
 }

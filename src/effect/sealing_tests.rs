@@ -51,7 +51,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => fields().prop_map(Action::Insert),
         2 => fields().prop_map(|element| Action::Append { array: "list".into(), keep: 3, element }),
         1 => Just(Action::Delete(doc! { "deletedAt": "x" })),
-        1 => Just(Action::Restore),
+        1 => Just(Action::Restore(doc! {})),
     ]
 }
 

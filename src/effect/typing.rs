@@ -73,7 +73,10 @@ fn document_of(
     let id = format!("{document}:{session}");
     let mut out = RawDocumentBuf::new();
     out.append(cstr!("_id"), id.as_str());
-    append_object(&mut out, &task.data, &["_id", "updatedAt"], &["clientTime"]).map_err(|e| e.to_string())?;
+    append_object(&mut out, &task.data, &["_id", "updatedAt", "tenant"], &["clientTime"]).map_err(|e| e.to_string())?;
+    if let Some(tenant) = &task.tenant {
+        out.append(cstr!("tenant"), tenant.as_str());
+    }
     out.append(cstr!("updatedAt"), BsonDate::from_millis(now.timestamp_millis()));
     Ok((id, out))
 }

@@ -38,6 +38,7 @@ pub async fn run(
         id: key.clone(),
         task: change.task.clone(),
         clock: change.clock,
+        at: change.at,
         fields: fields(due, &change),
         text,
         sealing: if sealed && records.vault.is_on() { Sealing::For(due.task.tenant.as_deref()) } else { Sealing::Off },
@@ -61,6 +62,9 @@ fn fields(due: &Due<'_>, change: &Change) -> Document {
         "restoredFrom": due.text("versionId"),
         "createdAt": BsonDate::from_millis(change.at.timestamp_millis()),
     };
+    if let Some(tenant) = &due.task.tenant {
+        fields.insert("tenant", tenant);
+    }
     if let Some(by) = Some(due.text("restoredBy")).filter(|by| !by.is_empty()) {
         fields.insert("createdBy", by);
     }

@@ -65,5 +65,14 @@ fn version(position: usize, id: String, change: Change, sealing: Sealing<'_>) ->
         return Err(ChangeError::Reserved(own.to_owned()).to_string());
     }
     let Some(Bson::String(text)) = fields.remove("content") else { return Err("`content` must be a text".into()) };
-    Ok(New { position, id, task: change.task, clock: change.clock, fields, text: text.into_bytes(), sealing })
+    Ok(New {
+        position,
+        id,
+        task: change.task,
+        clock: change.clock,
+        at: change.at,
+        fields,
+        text: text.into_bytes(),
+        sealing,
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use mongodb::bson::Document;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -33,6 +34,8 @@ pub struct New<'a> {
     /// Its task, `id@source`.
     pub task: String,
     pub clock: Clock,
+    /// When it counts as made; its document was used then.
+    pub at: DateTime<Utc>,
     /// What its row holds beside its ids, number and content.
     pub fields: Document,
     pub text: Vec<u8>,

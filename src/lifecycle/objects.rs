@@ -2,13 +2,18 @@
 
 use std::sync::OnceLock;
 
+use chrono::{DateTime, Utc};
 use contextd_jobs::kit::{self, Object, OutsideError, Tier};
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 
 use super::of_objects;
 use crate::{
     config::Content as Settings,
-    content::{Objects, key},
+    content::{Listed, Objects, key},
 };
 
 /// Both tiers, each opened by its first use.
@@ -37,13 +42,32 @@ impl Tiers {
     }
 }
 
+fn object(listed: Listed) -> Object {
+    Object { key: listed.key, size: listed.size, modified: listed.modified }
+}
+
 impl kit::Objects for Tiers {
     fn list<'a>(&'a self, tier: Tier, prefix: &'a str) -> BoxFuture<'a, Result<Vec<Object>, OutsideError>> {
         async move {
             let listed = self.tier(tier)?.list(prefix).await.map_err(of_objects)?;
-            Ok(listed.into_iter().map(|l| Object { key: l.key, size: l.size, modified: l.modified }).collect())
+            Ok(listed.into_iter().map(object).collect())
         }
         .boxed()
+    }
+
+    fn walk<'a>(&'a self, tier: Tier, prefix: &'a str) -> BoxStream<'a, Result<Object, OutsideError>> {
+        match self.tier(tier) {
+            Ok(place) => place.walk(prefix).map(|found| found.map(object).map_err(of_objects)).boxed(),
+            Err(e) => stream::iter([Err(e)]).boxed(),
+        }
+    }
+
+    fn stat<'a>(&'a self, tier: Tier, key: &'a str) -> BoxFuture<'a, Result<Option<Object>, OutsideError>> {
+        async move { Ok(self.tier(tier)?.stat(key).await.map_err(of_objects)?.map(object)) }.boxed()
+    }
+
+    fn remove_staging(&self, tier: Tier, before: DateTime<Utc>) -> BoxFuture<'_, Result<u64, OutsideError>> {
+        async move { self.tier(tier)?.remove_staging(before).await.map_err(of_objects) }.boxed()
     }
 
     fn delete<'a>(&'a self, tier: Tier, key: &'a str) -> BoxFuture<'a, Result<(), OutsideError>> {

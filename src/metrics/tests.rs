@@ -17,7 +17,7 @@ fn everything(metrics: &Metrics) -> Arc<QueueMetrics> {
     CacheMetrics::new("analysis", &[Tier::Memory, Tier::Redis]);
     RecordCacheMetrics::new("session");
     SyncMetrics::new();
-    JobMetrics::new("housekeeping");
+    JobMetrics::new("retention");
     SchedulerMetrics::new();
     metrics.queue("analysis", &["document.analyze.v1"])
 }

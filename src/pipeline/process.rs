@@ -14,7 +14,7 @@ use crate::{
     cache::TypingCache,
     clock,
     config::Retry,
-    effect::{Analysis, Planned, Records, analyze, typing},
+    effect::{Analysis, Patience, Planned, Records, analyze, purged, typing},
     intake::{Delivery, Leftovers, Return},
     metrics::{ErrorClass, Outcome, QueueMetrics, ReturnReason},
     retry::{self, Backoff},
@@ -171,6 +171,7 @@ impl Processor {
                 records.push((position, task));
             }
         }
+        self.expire(&mut contexts, &mut texts, ends).await;
         if !contexts.is_empty() {
             planned.extend(typing::plan(&contexts, now));
         }
@@ -181,6 +182,26 @@ impl Processor {
             planned.extend(self.records.run(&records, now, &self.abort).await);
         }
         planned
+    }
+
+    /// Ends the tasks about what was purged.
+    async fn expire<'a>(
+        &self,
+        contexts: &mut Vec<(usize, &'a Task)>,
+        texts: &mut Vec<(usize, &'a Task)>,
+        ends: &mut [Option<End>],
+    ) {
+        let patience = Patience { health: &self.health, abort: &self.abort };
+        for tasks in [contexts, texts].into_iter().filter(|tasks| !tasks.is_empty()) {
+            match purged::tasks(&self.store, tasks, &patience).await {
+                Some(gone) => {
+                    gone.iter().for_each(|position| ends[*position] = Some(End::Finished(Outcome::Expired)));
+                    tasks.retain(|(position, _)| !gone.contains(position));
+                }
+                // What has no end is given back.
+                None => tasks.clear(),
+            }
+        }
     }
 
     fn dead_letter(
@@ -254,10 +275,14 @@ impl Processor {
         }
         let mut written = Vec::new();
         let mut refused = Vec::new();
+        let patience = Patience { health: &self.health, abort: &self.abort };
+        // Written, and not known to be allowed: they are given back, and come again.
+        let Some(gone) = purged::writes(&self.store, &set, &patience).await else { return written };
         for (write, resolution) in set.writes.iter().zip(set.resolutions) {
             let is_dead = write.collection == crate::store::DEAD_LETTERS;
             let outcome = match resolution {
                 None => continue,
+                Some(_) if gone.contains(&write.task) => Outcome::Expired,
                 Some(Resolution::Rejected(error)) => {
                     refused.push((write.task, error));
                     continue;

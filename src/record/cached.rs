@@ -265,7 +265,7 @@ pub fn gone(rev: i64, now_ms: i64) -> Vec<u8> {
 
 /// Whether readers see the record as absent.
 pub fn is_removed(document: &Document) -> bool {
-    matches!(document.get_str("state"), Ok("deleted" | "purging"))
+    super::is_deleted(document) || super::is_fenced(document)
 }
 
 fn is_ended(document: &Document) -> bool {

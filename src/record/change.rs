@@ -6,7 +6,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mongodb::bson::{Bson, DateTime as BsonDate, Document, RawDocumentBuf};
 use serde_json::Value;
 
-use super::{Clock, ClockError, RecordType, stored::RESERVED};
+use super::{
+    Clock, ClockError, RecordType, access,
+    stored::{RESERVED, TENANT},
+};
 use crate::{
     config::WriteMode,
     task::{Task, attribute::parse_time, bson::append_object},
@@ -39,7 +42,8 @@ pub enum Action {
     },
     /// With fields that are set beside the state.
     Delete(Document),
-    Restore,
+    /// With date fields that it stamps.
+    Restore(Document),
 }
 
 /// Why a task says nothing that can be applied; a sentence for its producer.
@@ -92,12 +96,18 @@ impl Change {
                 set.insert("deletedAt", date(at));
                 Action::Delete(set)
             }
-            WriteMode::Restore => Action::Restore,
+            WriteMode::Restore => {
+                let stamped = declared.stamp.iter().filter_map(|name| Some((name.clone(), fields.get(name)?.clone())));
+                Action::Restore(stamped.collect())
+            }
             _ => Action::Merge(fields),
         };
         let mut create = defaults(declared, task)?;
         create.extend(declared.create.clone());
         create.insert("createdAt", date(at));
+        if let Some(tenant) = &task.tenant {
+            create.insert(TENANT, tenant);
+        }
         for name in &declared.key {
             if let Some(value) = fields_of_key.remove(name) {
                 create.insert(name, value);
@@ -177,8 +187,10 @@ fn clock(
 
 /// The fields of the data; those of the key, which never change, apart.
 fn fields(declared: &RecordType, task: &Task) -> Result<(Document, Document), ChangeError> {
+    let is_document = declared.collection == "documents";
     for name in task.data.keys() {
-        let own = name.starts_with('_') || RESERVED.contains(&name.as_str());
+        let lifecycle = is_document && access::OWN.contains(&name.as_str());
+        let own = name.starts_with('_') || lifecycle || RESERVED.contains(&name.as_str());
         if own && declared.order.as_ref() != Some(name) {
             return Err(ChangeError::Reserved(name.clone()));
         }

@@ -122,6 +122,8 @@ impl Registry {
     pub fn collections(&self) -> Vec<&'static str> {
         let mut all: Vec<&'static str> = self.types().map(|t| t.collection).collect();
         all.extend(self.types().flat_map(|t| t.cascade.iter().map(|c| c.collection)));
+        // Archived sessions are evaluated there.
+        all.extend(self.types().any(|t| t.write == WriteMode::Evaluation).then_some("session_history"));
         all.sort_unstable();
         all.dedup();
         all

@@ -8,8 +8,8 @@
 use mongodb::bson::{Bson, Document, RawDocumentBuf, cstr, doc};
 
 use super::{
-    Action, Change, Clock, Sync,
-    stored::{DELETED, SYNC, is_deleted, is_fenced},
+    ACCESSED, Action, Change, Clock, Sync, access,
+    stored::{DELETED, SYNC, TENANT, is_deleted, is_fenced},
 };
 
 /// How one change ended.
@@ -167,7 +167,7 @@ impl Record {
         if self.exists && is_fenced(&self.document) {
             return End::Expired;
         }
-        if !self.exists && (change.required || change.action == Action::Restore) {
+        if !self.exists && (change.required || matches!(change.action, Action::Restore(_))) {
             return End::Missing;
         }
         if let Some(deleted) = self.sync.deleted
@@ -182,7 +182,7 @@ impl Record {
             Action::Merge(fields) => self.merge(fields, change, clock),
             Action::Append { array, keep, element } => self.append(array, *keep, element, change, clock),
             Action::Delete(fields) => self.delete(fields, change, clock),
-            Action::Restore => self.restore(clock),
+            Action::Restore(fields) => self.restore(fields, clock),
         };
         if end == End::Written {
             self.changed = true;
@@ -215,7 +215,13 @@ impl Record {
 
     fn merge(&mut self, fields: &Document, change: &Change, clock: Clock) -> End {
         self.create(change);
-        let (mut newer, mut same) = (false, false);
+        let (newer, same) = self.set_newer(fields, clock);
+        ended(newer, same)
+    }
+
+    /// Sets the fields that are older than `clock`: whether there were any, and whether some are just as old.
+    fn set_newer(&mut self, fields: &Document, clock: Clock) -> (bool, bool) {
+        let (mut newer, mut same, mut used) = (false, false, false);
         for (name, value) in fields {
             match self.sync.clock(name) {
                 Some(at) if at == clock.0 => same = true,
@@ -227,10 +233,14 @@ impl Record {
                     }
                     self.sync.set_clock(name, clock);
                     newer = true;
+                    used |= name == ACCESSED;
                 }
             }
         }
-        ended(newer, same)
+        if used {
+            access::wake(&mut self.document);
+        }
+        (newer, same)
     }
 
     /// Fields that were merged later stay; so does what contextd keeps itself.
@@ -250,7 +260,8 @@ impl Record {
         };
         self.document = old.into_iter().filter(|(name, _)| is_kept(name)).collect();
         for (name, value) in change.create.iter().chain(fields) {
-            let kept = is_newer(name) || (name == "createdAt" && self.exists && !fields.contains_key(name));
+            let is_first = name == "createdAt" && self.exists && !fields.contains_key(name);
+            let kept = is_newer(name) || is_first || (name == TENANT && self.document.contains_key(TENANT));
             if !kept {
                 self.document.insert(name, value.clone());
             }
@@ -305,18 +316,21 @@ impl Record {
         End::Written
     }
 
-    fn restore(&mut self, clock: Clock) -> End {
+    /// Also undoes archiving. Who restores a record uses it, as the stamps say: otherwise it would be gone again with the
+    /// next run of the lifecycle.
+    fn restore(&mut self, fields: &Document, clock: Clock) -> End {
         match self.sync.clock("state") {
             Some(at) if at >= clock.0 => return ended(false, at == clock.0),
             _ => {}
         }
-        if is_deleted(&self.document) {
-            self.document.insert("state", "active");
+        if is_deleted(&self.document) || access::is_unused(&self.document) {
+            access::revive(&mut self.document);
             self.document.remove("deletedAt");
             self.document.remove("deletedBy");
         }
         self.sync.deleted = None;
         self.sync.set_clock("state", clock);
+        self.set_newer(fields, clock);
         End::Written
     }
 }

@@ -125,7 +125,7 @@ proptest! {
 
     #[test]
     fn deletions_and_restorations_converge(orders in proptest::collection::btree_set(0i64..100, 1..12), seed in any::<u64>()) {
-        let actions = |i: usize| if (seed >> i) & 1 == 0 { Action::Delete(doc! {}) } else { Action::Restore };
+        let actions = |i: usize| if (seed >> i) & 1 == 0 { Action::Delete(doc! {}) } else { Action::Restore(doc! {}) };
         let changes: Vec<Change> = orders.iter().enumerate().map(|(i, o)| change(*o, i, actions(i))).collect();
         let first = change(0, 100, Action::Merge(doc! { "a": 1 }));
         let state = |changes: Vec<Change>| {
@@ -184,7 +184,7 @@ fn a_record_that_grows_too_large_refuses_only_what_does_not_fit() {
 #[test]
 fn a_record_that_is_being_purged_stays_as_it_is() {
     let stored = doc! { "_id": "k", "state": "purging", "_sync": { "rev": 3_i64 } };
-    let changes = [change(9, 1, Action::Merge(doc! { "a": 1 })), change(9, 2, Action::Restore)];
+    let changes = [change(9, 1, Action::Merge(doc! { "a": 1 })), change(9, 2, Action::Restore(doc! {}))];
     let folded = fold("k", Some(&stored), &changes.iter().collect::<Vec<_>>());
     assert_eq!((folded.document, folded.ends), (None, vec![End::Expired, End::Expired]));
 }
@@ -203,4 +203,100 @@ fn a_record_that_is_inserted_without_a_fold_is_the_same() {
     waits.required = true;
     assert_eq!(inserted("k", &waits), None);
     assert_eq!(inserted("k", &change(7, 1, Action::Merge(doc! { "a": 1 }))), None);
+}
+
+/// Not used for long: archived, or marked. Its last access was at 50 000.
+fn unused(state: &str) -> Document {
+    let clock = Clock::new(50_000, "first@/test").unwrap().0;
+    doc! {
+        "_id": "k", "state": state, "archivedAt": "then", "lastAccessedAt": 50_000,
+        SYNC: { "rev": 1_i64, "order": clock, "fields": { "lastAccessedAt": clock } },
+    }
+}
+
+fn folded_from(stored: Document, changes: &[Change], groups: &[usize]) -> Document {
+    let (mut stored, mut rest, mut sizes) = (stored, changes, groups.iter().copied().cycle());
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
+        let folded = fold("k", Some(&stored), &now.iter().collect::<Vec<_>>());
+        stored = folded.document.unwrap_or(stored);
+        rest = later;
+    }
+    stored
+}
+
+fn touch(order: i64, i: usize) -> Change {
+    let mut touch = change(order, i, Action::Merge(doc! { "lastAccessedAt": order }));
+    touch.required = true;
+    touch
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_order_of_accesses_the_newest_decides(
+        orders in proptest::collection::btree_set(0i64..100_000, 1..12),
+        order in proptest::collection::vec(0usize..12, 0..20),
+        groups in proptest::collection::vec(1usize..5, 1..4),
+        marked in any::<bool>(),
+    ) {
+        let state = if marked { "pending_cleanup" } else { "archived" };
+        let changes: Vec<Change> = orders.iter().enumerate().map(|(i, at)| touch(*at, i)).collect();
+        let mixed: Vec<Change> = order.iter().filter_map(|i| changes.get(*i).cloned()).chain(changes.iter().rev().cloned()).collect();
+        let straight = folded_from(unused(state), &changes, &[1]);
+        let mixed = folded_from(unused(state), &mixed, &groups);
+        let is_newer = orders.last().is_some_and(|at| *at > 50_000);
+        prop_assert_eq!(straight.get_str("state").unwrap(), if is_newer { "active" } else { state });
+        prop_assert_eq!(straight.get_bool("unarchive").is_ok(), is_newer);
+        prop_assert_eq!(straight.contains_key("archivedAt"), !is_newer);
+        prop_assert_eq!(seen(Some(straight)), seen(Some(mixed)));
+    }
+
+    #[test]
+    fn accesses_deletions_and_restorations_converge(
+        orders in proptest::collection::btree_set(0i64..100_000, 1..12),
+        kinds in proptest::collection::vec(0u8..4, 12),
+        turns in proptest::collection::vec(0usize..12, 0..20),
+        groups in proptest::collection::vec(1usize..5, 1..4),
+    ) {
+        let changes: Vec<Change> = orders.iter().zip(&kinds).enumerate().map(|(i, (at, kind))| match kind {
+            0 => change(*at, i, Action::Delete(doc! { "deletedAt": *at })),
+            1 => change(*at, i, Action::Restore(doc! { "lastAccessedAt": *at })),
+            _ => touch(*at, i),
+        }).collect();
+        let mixed: Vec<Change> = turns.iter().filter_map(|i| changes.get(*i).cloned()).chain(changes.iter().rev().cloned()).collect();
+        let straight = folded_from(unused("archived"), &changes, &[1]);
+        let mixed = folded_from(unused("archived"), &mixed, &groups);
+        prop_assert_eq!(straight.get_str("state").unwrap(), mixed.get_str("state").unwrap());
+    }
+}
+
+#[test]
+fn an_access_undoes_archiving_but_neither_deletion_nor_fence() {
+    let ends = |state: &str, changes: &[Change]| folded_from(unused(state), changes, &[9]);
+    let used = touch(60_000, 1);
+    for state in ["deleted", "purging", "anonymized"] {
+        assert_eq!(ends(state, std::slice::from_ref(&used)).get_str("state").unwrap(), state);
+    }
+    // Deleted while archived: restoring brings the contents back, too, and counts as an access.
+    let restored = ends("deleted", &[change(70_000, 2, Action::Restore(doc! { "lastAccessedAt": 70_000_i64 }))]);
+    assert_eq!((restored.get_str("state").unwrap(), restored.get_bool("unarchive").unwrap()), ("active", true));
+    assert_eq!(restored.get_i64("lastAccessedAt").unwrap(), 70_000);
+    assert!(!restored.contains_key("archivedAt"));
+    // A save that says nothing newer of the access undoes nothing, whatever else it changes.
+    let late = change(40_000, 3, Action::Merge(doc! { "lastAccessedAt": 40_000, "title": "t" }));
+    let saved = ends("archived", &[late]);
+    assert_eq!((saved.get_str("state").unwrap(), saved.get_str("title").unwrap()), ("archived", "t"));
+}
+
+#[test]
+fn a_record_keeps_the_tenant_of_its_first_task() {
+    let of = |tenant: &str, order, action| {
+        let mut change = change(order, 1, action);
+        change.create.insert("tenant", tenant);
+        change
+    };
+    let (a, b) = (of("a", 1, Action::Merge(doc! { "x": 1 })), of("b", 2, Action::Replace(doc! { "x": 2 })));
+    let folded = fold("k", None, &[&a, &b]).document.unwrap();
+    assert_eq!((folded.get_str("tenant").unwrap(), folded.get_i32("x").unwrap()), ("a", 2));
+    assert_eq!(fold("k", None, &[&b]).document.unwrap().get_str("tenant").unwrap(), "b");
 }

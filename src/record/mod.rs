@@ -3,6 +3,8 @@
 //! A task's *clock* decides what is newer, never the order of arrival: whatever the order, the repetition and the
 //! number of workers, the same tasks end in the same record (see [`fold`]).
 
+mod about;
+mod access;
 pub mod cached;
 mod change;
 mod clock;
@@ -15,6 +17,8 @@ mod live;
 mod sensitive;
 mod stored;
 
+pub use about::{about, tombstone};
+pub use access::{ACCESSED, access, wake};
 pub use change::{Action, Change, ChangeError};
 pub use clock::{Clock, ClockError};
 pub use declare::{Cascade, RecordType, Registry};

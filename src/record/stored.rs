@@ -6,12 +6,13 @@ use super::Clock;
 
 /// The field that holds the record's own bookkeeping.
 pub const SYNC: &str = "_sync";
-/// A record in this state is being purged: nothing changes it any more.
-const PURGING: &str = "purging";
+/// Nothing changes a record in these states any more: it is being purged, or what it said of a person is gone for good.
+const FENCED: [&str; 2] = ["purging", ANONYMIZED];
+pub(super) const ANONYMIZED: &str = "anonymized";
 pub(super) const DELETED: &str = "deleted";
 
 /// Fields that only contextd sets; a task that sends one of them is refused.
-pub(super) const RESERVED: [&str; 9] = [
+pub(super) const RESERVED: [&str; 11] = [
     "state",
     "holdCount",
     "epoch",
@@ -21,7 +22,11 @@ pub(super) const RESERVED: [&str; 9] = [
     "claimedBy",
     "interactionCount",
     "emailHash",
+    TENANT,
+    "lifecycle",
 ];
+/// Whose data a record is, as its first task said.
+pub(super) const TENANT: &str = "tenant";
 
 /// The bookkeeping of one record; `_sync` in MongoDB.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -96,7 +101,7 @@ pub fn is_deleted(document: &Document) -> bool {
     document.get_str("state").is_ok_and(|s| s == DELETED)
 }
 
-/// Whether the record is being purged.
+/// Whether the record is being purged, or is anonymized: no task changes it any more.
 pub fn is_fenced(document: &Document) -> bool {
-    document.get_str("state").is_ok_and(|s| s == PURGING)
+    document.get_str("state").is_ok_and(|s| FENCED.contains(&s))
 }

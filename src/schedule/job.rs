@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use contextd_jobs::{Job, audit_anchor, kit::World};
+use contextd_jobs::{
+    Job, anonymization, anonymous_cleanup, audit_anchor, auth_log_archival, document_archival, kit::World, retention,
+    session_archival, version_pruning,
+};
 
 use super::{ScheduleError, due::Policy, slot::Timetable};
 use crate::config::{self, JobTiming};
@@ -10,10 +13,21 @@ use crate::config::{self, JobTiming};
 ///
 /// `world` is what jobs reach besides MongoDB.
 pub fn jobs(config: &config::Jobs, world: &World) -> Result<Vec<ScheduledJob>, ScheduleError> {
-    let anchor = audit_anchor::job(config.audit_anchor.settings.clone(), world.clone());
+    macro_rules! job {
+        ($name:ident) => {{
+            let job = $name::job(config.$name.settings.clone(), world.clone());
+            ScheduledJob::new(config.$name.timing.clone(), Arc::new(job))?
+        }};
+    }
     Ok(vec![
-        ScheduledJob::configured(&config.housekeeping)?,
-        ScheduledJob::new(config.audit_anchor.timing.clone(), Arc::new(anchor))?,
+        job!(session_archival),
+        job!(version_pruning),
+        job!(anonymous_cleanup),
+        job!(document_archival),
+        job!(retention),
+        job!(anonymization),
+        job!(auth_log_archival),
+        job!(audit_anchor),
     ])
 }
 
@@ -32,12 +46,18 @@ impl ScheduledJob {
         Ok(Self { job, timing, table })
     }
 
-    fn configured<S: Job + Clone>(config: &config::Job<S>) -> Result<Self, ScheduleError> {
-        Self::new(config.timing.clone(), Arc::new(config.settings.clone()))
-    }
-
     pub fn name(&self) -> &'static str {
         self.job.name()
+    }
+
+    /// What its runs do.
+    pub fn job(&self) -> &Arc<dyn Job> {
+        &self.job
+    }
+
+    /// When it runs.
+    pub fn table(&self) -> &Timetable {
+        &self.table
     }
 
     /// Every action that its runs can report, for series that exist from the start.

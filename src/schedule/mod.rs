@@ -29,7 +29,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 
-pub use contextd_jobs::{Outcome, indexes};
+pub use contextd_jobs::Outcome;
 pub use events::{NoEvents, ScheduleEvents};
 pub use job::{ScheduledJob, jobs};
 pub use list::{JobState, JobStatus, list};

@@ -47,7 +47,13 @@ pub fn migrations() -> Vec<Migration> {
                 (DEAD_LETTERS, index(doc! { "eventId": 1 })),
             ],
         },
-        Migration { id: "0002-jobs", indexes: contextd_jobs::indexes() },
+        Migration {
+            id: "0002-jobs",
+            indexes: vec![
+                (DEAD_LETTERS, index(doc! { "deadAt": 1, "_id": 1 })),
+                ("job_runs", index(doc! { "finishedAt": 1, "_id": 1 })),
+            ],
+        },
         Migration {
             id: "0003-records",
             // Seed 004's indexes and what the effects look up by.
@@ -82,11 +88,27 @@ pub fn migrations() -> Vec<Migration> {
             indexes: vec![("users", unique_text("email")), ("users", unique_text("emailHash"))],
         },
         Migration { id: AUDIT, indexes: audit() },
+        Migration {
+            id: "0009-sessions",
+            // What a session's summary and a version's neighbours are looked up by.
+            indexes: vec![
+                ("session_history", index(doc! { "userId": 1, "endedAt": 1, "_id": 1 })),
+                ("session_history", index(doc! { "documentsTouched": 1, "endedAt": 1, "_id": 1 })),
+                ("typing_contexts", index(doc! { "sessionId": 1 })),
+                ("document_versions", sparse(doc! { "previousVersionId": 1 })),
+                ("document_versions", sparse(doc! { "content.base": 1 })),
+            ],
+        },
     ]
 }
 
 fn index(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).build()
+}
+
+fn sparse(keys: Document) -> IndexModel {
+    let options = IndexOptions::builder().sparse(true).build();
+    IndexModel::builder().keys(keys).options(options).build()
 }
 
 fn unique(keys: Document) -> IndexModel {

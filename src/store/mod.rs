@@ -17,6 +17,7 @@ mod records;
 mod related;
 mod search;
 mod shadow;
+mod tombstones;
 mod transact;
 mod versions;
 
@@ -41,7 +42,11 @@ pub const DEAD_LETTERS: &str = "dead_letters";
 /// What the lifecycle purged, `_id` = `COLLECTION/KEY`: late tasks about it end as expired.
 pub const TOMBSTONES: &str = "tombstones";
 pub const AUDIT_LOG: &str = "audit_log";
+pub const HOLDS: &str = "holds";
 /// Cached records that are not in step.
 pub const KVSHADOW: &str = "kvshadow";
 pub const DOCUMENTS: &str = "documents";
+pub const SESSIONS: &str = "sessions";
+/// Where sessions lie when they are over; each under the id that it had.
+pub const SESSION_HISTORY: &str = "session_history";
 pub const DOCUMENT_VERSIONS: &str = "document_versions";

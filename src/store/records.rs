@@ -6,6 +6,10 @@
 //!
 //! Records that are probably new are inserted without looking, as long as a collection's batches find nothing
 //! (see `bulk` for what that saves).
+//!
+//! What the lifecycle purged left a tombstone, and no record is made that one forbids. A record is looked for before its
+//! own tombstone: it goes after that is there. What else a record is about may be purged while it is written; see
+//! [`Store::unmake`].
 
 use std::{
     cell::Cell,
@@ -71,6 +75,15 @@ impl RecordEntry {
 
     fn is_open(&self) -> bool {
         self.ends.is_empty()
+    }
+
+    /// The tombstones that keep its record from being made.
+    fn forbidden_by(&self) -> impl Iterator<Item = String> {
+        self.changes.iter().flat_map(|change| change.forbidden_by(self.collection, &self.key))
+    }
+
+    fn is_forbidden(&self, gone: &HashSet<String>) -> bool {
+        !gone.is_empty() && self.forbidden_by().any(|id| gone.contains(&id))
     }
 
     fn is_insert_only(&self) -> bool {
@@ -203,22 +216,13 @@ impl Store {
             if open.is_empty() {
                 return Ok(());
             }
+            let blind = if round == 0 { self.blind(set, &open).await? } else { HashSet::new() };
             for (collection, positions) in open {
-                let (inserts, folds): (Vec<usize>, Vec<usize>) =
-                    positions.into_iter().partition(|p| round == 0 && set.entries[*p].is_insert_only());
-                self.insert_blindly(collection, set, &inserts).await?;
-                let looks = self.looks_of(collection);
-                if round == 0 && looks.load(Ordering::Relaxed) == 0 && !folds.is_empty() {
-                    let gone = self.tombstones(collection, set, &folds).await?;
-                    let (gone, free): (Vec<usize>, Vec<usize>) =
-                        folds.iter().copied().partition(|p| gone.contains(&set.entries[*p].key));
-                    expire(set, &gone);
-                    self.insert_blindly(collection, set, &free).await?;
-                }
-                let rest: Vec<usize> =
-                    inserts.iter().chain(&folds).copied().filter(|p| set.entries[*p].is_open()).collect();
+                let blind: Vec<usize> = positions.iter().copied().filter(|p| blind.contains(p)).collect();
+                self.insert_blindly(collection, set, &blind).await?;
+                let rest: Vec<usize> = positions.into_iter().filter(|p| set.entries[*p].is_open()).collect();
                 if !rest.is_empty() {
-                    self.look_and_write(collection, set, &rest, looks).await?;
+                    self.look_and_write(collection, set, &rest).await?;
                 }
             }
         }
@@ -227,6 +231,27 @@ impl Store {
         }
         let text = "records changed again and again while they were written".to_owned();
         Err(StoreFault::answer(ErrorClass::Unavailable, text))
+    }
+
+    /// Which of the open entries are to be inserted without a look; those that a tombstone forbids end here. One find for
+    /// the whole batch.
+    async fn blind(
+        &self,
+        set: &mut RecordSet,
+        open: &[(&'static str, Vec<usize>)],
+    ) -> Result<HashSet<usize>, StoreFault> {
+        let mut blind = HashSet::new();
+        for (collection, positions) in open {
+            let all = self.looks_of(collection).load(Ordering::Relaxed) == 0;
+            blind.extend(positions.iter().copied().filter(|p| all || set.entries[*p].is_insert_only()));
+        }
+        let gone = self.tombstones(blind.iter().flat_map(|p| set.entries[*p].forbidden_by())).await?;
+        let forbidden: Vec<usize> = blind.iter().copied().filter(|p| set.entries[*p].is_forbidden(&gone)).collect();
+        // What is there all the same is being purged: it is looked at as usual.
+        for p in forbidden {
+            blind.remove(&p);
+        }
+        Ok(blind)
     }
 
     /// Folds each entry into nothing and inserts it; what is there already stays open.
@@ -258,8 +283,8 @@ impl Store {
         collection: &'static str,
         set: &mut RecordSet,
         positions: &[usize],
-        looks: &AtomicU32,
     ) -> Result<(), StoreFault> {
+        let looks = self.looks_of(collection);
         let keys: Vec<&str> = positions.iter().map(|p| set.entries[*p].key.as_str()).collect();
         let mut found = self.raw_by_id(collection, &keys).await?;
         if found.is_empty() {
@@ -269,13 +294,13 @@ impl Store {
         }
         let absent: Vec<usize> =
             positions.iter().copied().filter(|p| !found.contains_key(&set.entries[*p].key)).collect();
-        let gone = if absent.is_empty() { HashSet::new() } else { self.tombstones(collection, set, &absent).await? };
+        let gone = self.tombstones(absent.iter().flat_map(|p| set.entries[*p].forbidden_by())).await?;
         let (mut inserts, mut updates, mut revs) = (Vec::new(), Vec::new(), Vec::new());
         for p in positions {
             let entry = &mut set.entries[*p];
             let stored = found.remove(&entry.key);
-            if stored.is_none() && gone.contains(&entry.key) {
-                expire(set, &[*p]);
+            if stored.is_none() && entry.is_forbidden(&gone) {
+                entry.ends = vec![End::Expired; entry.changes.len()];
                 continue;
             }
             let folded = entry.fold(stored.as_deref())?;
@@ -382,42 +407,8 @@ impl Store {
         self.bounded("find", find).await
     }
 
-    /// Those of the entries' keys that were purged.
-    async fn tombstones(
-        &self,
-        collection: &str,
-        set: &RecordSet,
-        positions: &[usize],
-    ) -> Result<HashSet<String>, StoreFault> {
-        let keys: Vec<&str> = positions.iter().map(|p| set.entries[*p].key.as_str()).collect();
-        self.purged(collection, &keys).await
-    }
-
-    /// Those of `keys` that the lifecycle purged: nothing brings them back.
-    pub async fn purged(&self, collection: &str, keys: &[&str]) -> Result<HashSet<String>, StoreFault> {
-        let ids: Vec<String> = keys.iter().map(|k| format!("{collection}/{k}")).collect();
-        let find = async {
-            let tombstones = self.db.collection::<Document>(super::TOMBSTONES);
-            let mut cursor = tombstones.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 }).await?;
-            let mut found = HashSet::new();
-            while cursor.advance().await? {
-                let id = cursor.current().get_str("_id").unwrap_or_default().to_owned();
-                found.insert(id.split_once('/').map_or(id.clone(), |(_, key)| key.to_owned()));
-            }
-            Ok(found)
-        };
-        self.bounded("find", find).await
-    }
-
     fn looks_of(&self, collection: &str) -> &AtomicU32 {
         self.record_looks.get(collection).unwrap_or(&self.looks)
-    }
-}
-
-fn expire(set: &mut RecordSet, positions: &[usize]) {
-    for p in positions {
-        let entry = &mut set.entries[*p];
-        entry.ends = vec![End::Expired; entry.changes.len()];
     }
 }
 

@@ -4,13 +4,20 @@ use std::collections::HashMap;
 
 use mongodb::bson::{Document, doc};
 
-use super::{DOCUMENT_VERSIONS, Store, StoreFault};
+use super::{DOCUMENT_VERSIONS, SESSION_HISTORY, SESSIONS, Store, StoreFault};
 
 impl Store {
-    /// Those of `sessions` that have been claimed, with their users.
+    /// Those of `sessions` that have been claimed, with their users; archived ones, too.
     pub async fn claimed(&self, sessions: &[&str]) -> Result<HashMap<String, String>, StoreFault> {
+        // In this order: who is archived meanwhile is found in the one or the other.
+        let mut found = self.claimed_in(SESSIONS, sessions).await?;
+        found.extend(self.claimed_in(SESSION_HISTORY, sessions).await?);
+        Ok(found)
+    }
+
+    async fn claimed_in(&self, collection: &str, sessions: &[&str]) -> Result<HashMap<String, String>, StoreFault> {
         let find = async {
-            let rows = self.db.collection::<Document>("sessions");
+            let rows = self.db.collection::<Document>(collection);
             let filter = doc! { "_id": { "$in": sessions }, "claimedBy": { "$exists": true } };
             let mut cursor = rows.find(filter).projection(doc! { "claimedBy": 1 }).await?;
             let mut found = HashMap::new();

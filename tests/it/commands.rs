@@ -175,7 +175,7 @@ async fn json_output_is_one_document_and_nothing_else() {
         &["queues", "--json"][..],
         &["dead", "list", "--json"],
         &["jobs", "list", "--json"],
-        &["jobs", "run", "housekeeping", "--dry-run", "--json"],
+        &["jobs", "run", "retention", "--dry-run", "--json"],
         &["dead", "requeue", "--queue", "analysis", "--json"],
         &["dead", "purge", "--queue", "analysis", "--json"],
     ] {

@@ -120,8 +120,8 @@ async fn every_metric_of_the_contract_is_there_from_the_start() {
             wrong.push(format!("queue_depth: no series for analysis {priority}"));
         }
     }
-    if !has(&metrics, "job_last_success_timestamp_seconds", &[("job", "housekeeping")]) {
-        wrong.push("job_last_success_timestamp_seconds: no series for housekeeping".into());
+    if !has(&metrics, "job_last_success_timestamp_seconds", &[("job", "retention")]) {
+        wrong.push("job_last_success_timestamp_seconds: no series for retention".into());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     worker.stop().await;
@@ -181,7 +181,7 @@ async fn live_ready_status_and_page_answer() {
     for queue in ["analysis", "records", "typing"] {
         assert!(status.contains(queue), "{queue}: {status}");
     }
-    assert!(status.contains("housekeeping") || status.contains("jobs"), "{status}");
+    assert!(status.contains("retention") || status.contains("jobs"), "{status}");
     let (code, page) = worker.get("/").await.unwrap();
     assert_eq!(code, 200);
     assert!(page.to_lowercase().contains("<html") && page.contains("contextd"), "{page}");

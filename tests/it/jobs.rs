@@ -1,4 +1,4 @@
-//! Scheduled jobs: listed, run now, run dry; `housekeeping` takes what is old and nothing else.
+//! Scheduled jobs: listed, run now, run dry; `retention` takes what is old and nothing else.
 
 use chrono::{DateTime, Duration, Utc};
 use mongodb::bson::{self, Document, doc};
@@ -49,11 +49,11 @@ async fn survivors(env: &Env) -> Vec<String> {
 async fn housekeeping_prunes_old_dead_letters_and_the_boundary_survives() {
     let env = Env::new().await;
     letters(&env).await;
-    let dry = env.command(&["jobs", "run", "housekeeping", "--dry-run", "--json"]).end().await.code(0);
+    let dry = env.command(&["jobs", "run", "retention", "--dry-run", "--json"]).end().await.code(0);
     assert!(dry.json().to_string().contains("2502"), "a dry run says what it would do: {}", dry.out);
     assert_eq!(env.size("dead_letters").await, 2_505, "a dry run changes nothing");
 
-    let run = env.command(&["jobs", "run", "housekeeping", "--json"]).end().await.code(0);
+    let run = env.command(&["jobs", "run", "retention", "--json"]).end().await.code(0);
     assert!(run.json().to_string().contains("2502"), "{}", run.out);
     assert_eq!(survivors(&env).await, ["fresh", "just-under", "tomorrow"]);
 }
@@ -62,9 +62,9 @@ async fn housekeeping_prunes_old_dead_letters_and_the_boundary_survives() {
 async fn a_second_run_changes_nothing() {
     let env = Env::new().await;
     letters(&env).await;
-    env.command(&["jobs", "run", "housekeeping"]).end().await.code(0);
+    env.command(&["jobs", "run", "retention"]).end().await.code(0);
     let after_first = survivors(&env).await;
-    let second = env.command(&["jobs", "run", "housekeeping", "--json"]).end().await.code(0);
+    let second = env.command(&["jobs", "run", "retention", "--json"]).end().await.code(0);
     assert_eq!(survivors(&env).await, after_first);
     let json = second.json();
     let outcome = objects_with(&json, "changed");
@@ -76,26 +76,26 @@ async fn a_second_run_changes_nothing() {
 async fn every_run_leaves_a_record() {
     let env = Env::new().await;
     letters(&env).await;
-    env.command(&["jobs", "run", "housekeeping"]).end().await.code(0);
+    env.command(&["jobs", "run", "retention"]).end().await.code(0);
     let runs = env.all("job_runs").await;
     assert_eq!(runs.len(), 1, "{runs:?}");
     let run = &runs[0];
-    assert_eq!(run.get_str("job").unwrap(), "housekeeping");
+    assert_eq!(run.get_str("job").unwrap(), "retention");
     assert!(date(run, "startedAt") <= date(run, "finishedAt"));
     assert!(run.to_string().contains("2502"), "what it did is recorded: {run}");
 
     // Records of runs are pruned as well, 90 days after their end.
     let mut old = run.clone();
-    old.insert("_id", "housekeeping:old");
+    old.insert("_id", "retention:old");
     old.insert("startedAt", at(now() - Duration::days(91)));
     old.insert("finishedAt", at(now() - Duration::days(91)));
     let mut young = run.clone();
-    young.insert("_id", "housekeeping:young");
+    young.insert("_id", "retention:young");
     young.insert("finishedAt", at(now() - Duration::days(89)));
     env.coll("job_runs").insert_many([old, young]).await.unwrap();
-    env.command(&["jobs", "run", "housekeeping"]).end().await.code(0);
-    assert!(env.one("job_runs", "housekeeping:old").await.is_none());
-    assert!(env.one("job_runs", "housekeeping:young").await.is_some());
+    env.command(&["jobs", "run", "retention"]).end().await.code(0);
+    assert!(env.one("job_runs", "retention:old").await.is_none());
+    assert!(env.one("job_runs", "retention:young").await.is_some());
     assert_eq!(env.size("job_runs").await, 3);
 }
 
@@ -109,7 +109,7 @@ async fn jobs_are_listed_with_schedule_zone_last_and_next_run() {
         let found: Vec<Value> = [objects_with(&json, "name"), objects_with(&json, "job")]
             .concat()
             .into_iter()
-            .filter(|j| j["name"] == "housekeeping" || j["job"] == "housekeeping")
+            .filter(|j| j["name"] == "retention" || j["job"] == "retention")
             .cloned()
             .collect();
         assert_eq!(found.len(), 1, "{}", ended.out);
@@ -117,18 +117,18 @@ async fn jobs_are_listed_with_schedule_zone_last_and_next_run() {
     };
     let before = list().await.to_string();
     assert!(before.contains("17 3 * * *") && before.contains("UTC"), "{before}");
-    env.command(&["jobs", "run", "housekeeping"]).end().await.code(0);
+    env.command(&["jobs", "run", "retention"]).end().await.code(0);
     let after = list().await.to_string();
     let today = now().format("%Y-%m-%d").to_string();
     assert!(after.contains(&today) && !after.eq(&before), "the last run is shown: {after}");
     let table = env.command(&["jobs", "list"]).end().await.code(0);
-    assert!(table.out.contains("housekeeping"), "{}", table.out);
+    assert!(table.out.contains("retention"), "{}", table.out);
 }
 
 #[tokio::test]
 async fn a_job_that_does_not_exist_is_refused_with_the_names() {
     let env = Env::new().await;
-    env.command(&["jobs", "run", "housekeping"]).end().await.code(64).readable().says(&["housekeeping"]);
+    env.command(&["jobs", "run", "retension"]).end().await.code(64).readable().says(&["retention"]);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn a_due_job_runs_once_in_a_fleet() {
     let env = Env::new().await;
     letters(&env).await;
     // Every second, in two workers.
-    let often = "[jobs.housekeeping]\ncron = \"* * * * * *\"\n";
+    let often = "[jobs.retention]\ncron = \"* * * * * *\"\n";
     let one = env.worker("typing").config(often).scheduler().ready().await;
     let other = env.worker("typing").config(often).scheduler().ready().await;
     eventually("some runs are recorded", || async {

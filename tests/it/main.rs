@@ -34,6 +34,7 @@ mod records_links;
 mod records_model;
 mod records_people;
 mod records_plain;
+mod records_purged;
 mod records_versions;
 mod sealed;
 mod search;

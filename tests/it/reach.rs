@@ -108,7 +108,7 @@ async fn jobs_are_listed_and_run_dry_without_redis_and_stores() {
     let env = env.set("audit.url", audit.display());
     env.command(&["migrate"]).end().await.code(0);
     let listed = env.command(&["jobs", "list", "--json"]).set("redis.url", &nowhere).end().await.code(0);
-    assert!(listed.out.contains("housekeeping"), "{}", listed.out);
+    assert!(listed.out.contains("retention"), "{}", listed.out);
     assert!(!hot.exists() && !archive.exists() && !audit.exists(), "nothing is made by looking");
 }
 

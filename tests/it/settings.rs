@@ -14,7 +14,7 @@ async fn an_unknown_setting_in_a_file_is_refused_and_the_near_one_suggested() {
         ("[worker]\nleese = \"3s\"\n", "leese", "lease"),
         ("namespce = \"x\"\n", "namespce", "namespace"),
         ("[queues.analysis]\nkind = \"list\"\nconcurency = 2\n", "concurency", "concurrency"),
-        ("[jobs.housekeeping]\ndead_leters_after = \"1d\"\n", "dead_leters_after", "dead_letters_after"),
+        ("[jobs.retention]\npage_tme = \"1s\"\n", "page_tme", "page_time"),
         ("[reddis]\nurl = \"redis://127.0.0.1\"\n", "reddis", "redis"),
     ] {
         with_shared(&["run"]).config(toml).end().await.code(78).readable().says(&[wrong, near]);
@@ -35,8 +35,8 @@ async fn a_bad_value_is_refused_with_its_name() {
         ("[worker]\nlease = \"soon\"\n", "lease"),
         ("[queues.analysis]\nkind = \"heap\"\n", "kind"),
         ("[retry]\nattempts = \"five\"\n", "attempts"),
-        ("[jobs.housekeeping]\nzone = \"Mars/Olympus\"\n", "zone"),
-        ("[jobs.housekeeping]\ncron = \"every now and then\"\n", "cron"),
+        ("[jobs.retention]\nzone = \"Mars/Olympus\"\n", "zone"),
+        ("[jobs.retention]\ncron = \"every now and then\"\n", "cron"),
         ("[limits]\ntask_bytes = \"much\"\n", "task_bytes"),
         ("[redis\nurl = 1\n", ".toml:1"),
     ] {

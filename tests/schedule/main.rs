@@ -3,7 +3,6 @@
 mod command;
 mod fleet;
 mod harness;
-mod housekeeping;
 mod policies;
 mod runs;
 mod services;

@@ -112,7 +112,7 @@ fn made(engine: &Engine<'_>, run: &Run, user: &str, id: &str, stone: &Document, 
         "finishedAt": to_bson(finished),
         "policy": of("policy"),
         "changed": of("counts"),
-        "remains": remains(engine, user, finished),
+        "remains": remains(engine, user, finished, stone.get_array("unread").cloned().unwrap_or_default()),
         "audit": {
             "seq": head.get("seq").cloned().unwrap_or(Bson::Null),
             "hash": head.get("hash").cloned().unwrap_or(Bson::Null),
@@ -121,13 +121,17 @@ fn made(engine: &Engine<'_>, run: &Run, user: &str, id: &str, stone: &Document, 
 }
 
 /// What an erasure cannot reach, and until when it is there.
-fn remains(engine: &Engine<'_>, user: &str, finished: DateTime<Utc>) -> Vec<Document> {
+fn remains(engine: &Engine<'_>, user: &str, finished: DateTime<Utc>, unread: Vec<Bson>) -> Vec<Document> {
     let after = |days: i64| Bson::from(to_bson(finished + TimeDelta::days(days)));
     let rule = engine.world.policy.rule("dead-letter").filter(|rule| rule.enabled);
     let letters = rule.and_then(|rule| TimeDelta::from_std(rule.cases.first()?.after).ok());
     let letters = letters.map_or(after(DEAD_LETTERS), |term| to_bson(finished + term).into());
     let part = |what: &str, until: Bson, note: String| doc! { "what": what, "until": until, "note": note };
-    vec![
+    let damaged = doc! {
+        "what": "archived logs that cannot be read", "until": Bson::Null, "files": unread.clone(),
+        "note": "Restore these files from a backup of the archive tier, or delete them: what they hold of the user is there.",
+    };
+    let mut all = vec![
         part(
             "backups of MongoDB",
             after(MONGODB_BACKUPS),
@@ -161,11 +165,18 @@ fn remains(engine: &Engine<'_>, user: &str, finished: DateTime<Utc>) -> Vec<Docu
             format!("Tombstones, audit entries and this certificate keep the id {user:?} and ids of documents, for ever."),
         ),
         part(
+            "memory of running workers",
+            Bson::Null,
+            "Records for a few seconds; findings about texts, without names, until others take their place.".into(),
+        ),
+        part(
             "keys of encrypted fields",
             Bson::Null,
             "Data keys belong to tenants, not to users: they stay. Nothing of the user is encrypted with them any more.".into(),
         ),
-    ]
+    ];
+    all.extend((!unread.is_empty()).then_some(damaged));
+    all
 }
 
 fn json(value: &Bson) -> Value {

@@ -16,7 +16,7 @@ use mongodb::bson::{Bson, Document, doc};
 pub use certificate::{CERTIFICATES, Certificate};
 
 use super::{
-    Acted, Engine, anonymize,
+    Acted, Engine, anonymize, archive_rows,
     erase::{Request, noted},
     guards::find,
     judge::{Due, Left, is_held},
@@ -32,6 +32,13 @@ pub const USERS: &str = "users";
 /// Kept of a user, and replaced by random values, where the policy has no rule that anonymizes users.
 const KEEP: [&str; 2] = ["createdAt", "deletedAt"];
 const RANDOM: &str = "email";
+/// Where sessions lie, and what names their user.
+const SESSIONS_OF: [(&str, &str); 4] = [
+    (traces::SESSIONS, "userId"),
+    (traces::SESSIONS, "claimedBy"),
+    (traces::HISTORY, "userId"),
+    (traces::HISTORY, "claimedBy"),
+];
 /// Sessions whose traces are looked up together.
 const SESSIONS: i64 = 100;
 
@@ -138,11 +145,16 @@ pub async fn has_traces(engine: &Engine<'_>, run: &Run, user: &str) -> Result<bo
 pub async fn held_by(run: &Run, user: &str) -> Result<Vec<(&'static str, String)>, JobError> {
     let of_user = || doc! { "$or": [{ "userId": user }, { "claimedBy": user }] };
     let sessions = ids(run, "sessions", traces::SESSIONS, of_user()).await?;
-    let archived = ids(run, "archived sessions", traces::HISTORY, doc! { "userId": user }).await?;
+    let archived = ids(run, "archived sessions", traces::HISTORY, of_user()).await?;
     let sessions: Vec<Bson> = sessions.into_iter().chain(archived).collect();
     // What nobody owns is its session's.
     let documents = doc! { "$or": [{ "userId": user }, { "sessionId": { "$in": sessions }, "userId": null }] };
-    let owned = [(USERS, doc! { "_id": user }), (documents::DOCUMENTS, documents), (traces::SESSIONS, of_user())];
+    let owned = [
+        (USERS, doc! { "_id": user }),
+        (documents::DOCUMENTS, documents),
+        (traces::SESSIONS, of_user()),
+        (traces::HISTORY, of_user()),
+    ];
     let mut held = Vec::new();
     for (collection, mut filter) in owned {
         filter.insert("holdCount", doc! { "$nin": [null, 0_i64, 0_i32] });
@@ -177,14 +189,15 @@ impl Person<'_> {
     async fn leave_nothing(&self) -> Result<Option<Left>, JobError> {
         let records = ["users", "user_preferences"].map(|of| (of.to_owned(), self.user.to_owned(), i64::MAX));
         self.run.call("forget", self.engine.world.caches.forget(&records)).await?;
+        if let Some(left) = documents::go_on(self).await? {
+            return Ok(Some(left));
+        }
         if let Some(left) = documents::purge(self, doc! { "userId": self.user }).await? {
             return Ok(Some(left));
         }
         // First all that can be held, and only then what cannot be taken back.
         for sessions_go in [false, true] {
-            for (collection, field) in
-                [(traces::SESSIONS, "userId"), (traces::SESSIONS, "claimedBy"), (traces::HISTORY, "userId")]
-            {
+            for (collection, field) in SESSIONS_OF {
                 if let Some(left) = self.sessions(collection, field, sessions_go).await? {
                     return Ok(Some(left));
                 }
@@ -192,6 +205,7 @@ impl Person<'_> {
         }
         traces::of_user(self).await?;
         documents::forget_holds(self).await?;
+        self.forget_archived().await?;
         Ok(None)
     }
 
@@ -217,6 +231,19 @@ impl Person<'_> {
                 return Ok(left);
             }
         }
+    }
+
+    /// Rows of the user that lie in files of the archive tier.
+    async fn forget_archived(&self) -> Result<(), JobError> {
+        let erased = archive_rows::erase_user(self.engine.world, self.run, self.user).await?;
+        let stones = strict(&self.run.db).collection::<Document>(TOMBSTONES);
+        // A run that was cut off has changed files already: what it counted is added to.
+        let mut update = doc! { "$set": { "unread": erased.unread } };
+        if erased.rows > 0 {
+            update.insert("$inc", doc! { "counts.archivedRows.anonymized": erased.rows as i64 });
+        }
+        let id = doc! { "_id": self.stone.get("_id") };
+        self.run.call("count archived", async { stones.update_one(id, update).await }).await.map(|_| ())
     }
 
     /// The row is what the rule keeps, with its evidence.

@@ -27,16 +27,8 @@ const TYPING: &str = "typing_contexts";
 pub const SESSIONS: &str = "sessions";
 pub const HISTORY: &str = "session_history";
 /// What stays of a session: when it was and how much was done in it.
-const OF_SESSION: [&str; 8] = [
-    "startedAt",
-    "endedAt",
-    "lastActivityAt",
-    "createdAt",
-    "archivedAt",
-    "interactionCount",
-    "durationMs",
-    "documentCount",
-];
+const OF_SESSION: [&str; 7] =
+    ["startedAt", "endedAt", "lastActivityAt", "createdAt", "archivedAt", "interactionCount", "durationMs"];
 
 /// What becomes of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

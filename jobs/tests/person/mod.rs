@@ -79,7 +79,7 @@ impl Place {
     pub fn run_at(&self, now: DateTime<Utc>) -> Run {
         let clock: WorkerClock = Arc::new(move || now);
         let run = Run::new(&self.db, "anonymization", now, now, CancellationToken::new(), None);
-        let mut run = run.simulated(now).on_clock(clock);
+        let mut run = run.simulated(now).on_clock(clock, chrono::TimeDelta::zero());
         run.dry_run = false;
         run
     }

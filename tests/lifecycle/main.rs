@@ -1,0 +1,15 @@
+//! The data lifecycle against a reference model that was written from its rules alone, at simulated times, on a real
+//! MongoDB, a real Redis and real directories of objects.
+
+mod boundaries;
+mod check;
+mod faults;
+mod kills;
+mod model;
+mod place;
+mod races;
+mod rows;
+mod services;
+mod simulation;
+mod terms;
+mod worker;

@@ -1,0 +1,294 @@
+//! One test's own stores: a database, a namespace in Redis, directories for objects; and jobs that run there at any time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use chrono::{DateTime, Utc};
+use contextd::{
+    config::{self, Config},
+    lifecycle, schedule,
+    store::Store,
+};
+use contextd_jobs::{Job, JobError, Outcome, Run, kit::World, policy::Policy};
+use futures::TryStreamExt;
+use mongodb::{
+    Collection, Database,
+    bson::{Document, doc},
+    options::{Acknowledgment, WriteConcern},
+};
+use redis::{AsyncCommands, aio::MultiplexedConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::{model::Stores, rows::Item, services};
+
+pub struct Place {
+    pub db: Database,
+    pub world: World,
+    pub config: Config,
+    pub namespace: String,
+    pub redis: MultiplexedConnection,
+    /// Everything that is given to processes.
+    pub variables: Vec<(String, String)>,
+    pub file: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With these settings.
+    pub async fn with(toml: &str) -> Self {
+        contextd::install_tls();
+        let servers = tokio::task::spawn_blocking(services::shared).await.expect("the services are up");
+        let tag = uuid::Uuid::now_v7().simple().to_string()[18..].to_owned();
+        let parent = if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
+        let dir = tempfile::Builder::new().prefix("contextd-lc-").tempdir_in(parent).expect("a directory");
+        let file = dir.path().join("settings.toml");
+        std::fs::write(&file, toml).expect("written");
+        let namespace = format!("lc{tag}");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let variables: Vec<(String, String)> = [
+            ("NAMESPACE", namespace.clone()),
+            ("REDIS__URL", servers.redis.clone()),
+            ("MONGODB__URI", servers.mongodb.clone()),
+            ("MONGODB__DATABASE", format!("lc_{tag}")),
+            ("CONTENT__URL", path("hot")),
+            ("CONTENT__ARCHIVE_URL", path("archive")),
+            ("AUDIT__URL", path("audit")),
+            ("ANALYSIS__THREADS", "1".into()),
+        ]
+        .map(|(name, value)| (format!("CONTEXTD_{name}"), value))
+        .into();
+        let config = config::load(Some(&file), variables.iter().cloned()).expect("valid settings");
+        let store = Store::new(&config.mongodb).await.expect("a usable URI");
+        store.migrate(contextd::clock::now()).await.expect("indexes are made");
+        let client = mongodb::Client::with_uri_str(&servers.mongodb).await.expect("MongoDB answers");
+        let redis = redis::Client::open(servers.redis.as_str()).expect("a URL");
+        let redis = redis.get_multiplexed_async_connection().await.expect("Redis answers");
+        let world = lifecycle::world(&config).expect("a world");
+        Self { db: client.database(&format!("lc_{tag}")), world, config, namespace, redis, variables, file, dir }
+    }
+
+    // Runs.
+
+    /// The job under another policy than the configured one.
+    pub fn job_under(&self, name: &str, policy: Policy) -> Arc<dyn Job> {
+        let world = World { policy: Arc::new(policy), ..self.world.clone() };
+        self.job_in(name, &world)
+    }
+
+    pub fn job(&self, name: &str) -> Arc<dyn Job> {
+        self.job_in(name, &self.world)
+    }
+
+    pub fn job_in(&self, name: &str, world: &World) -> Arc<dyn Job> {
+        let all = schedule::jobs(&self.config.jobs, world).expect("usable timetables");
+        let found = all.iter().find(|job| job.name() == name).unwrap_or_else(|| panic!("no job {name}"));
+        found.job().clone()
+    }
+
+    /// A run that may write, at a time of the test's choice.
+    pub fn at(&self, job: &dyn Job, now: DateTime<Utc>) -> Run {
+        let mut run = Run::new(&self.db, job.name(), now, now, CancellationToken::new(), None).simulated(now);
+        run.dry_run = false;
+        run
+    }
+
+    pub async fn run(&self, name: &str, now: DateTime<Utc>) -> Outcome {
+        let job = self.job(name);
+        let mut run = self.at(&*job, now);
+        let done = job.run(&mut run).await;
+        done.unwrap_or_else(|e| panic!("{name} at {now}: {e:?}; {:?}", run.outcome));
+        run.outcome
+    }
+
+    pub async fn run_to(&self, job: &dyn Job, run: &mut Run) -> Result<Outcome, JobError> {
+        job.run(run).await.map(|()| run.outcome.clone())
+    }
+
+    // Rows.
+
+    /// Not yet seen by majority reads before `settled`.
+    pub fn coll(&self, name: &str) -> Collection<Document> {
+        let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+        let options = mongodb::options::CollectionOptions::builder().write_concern(quick).build();
+        self.db.collection_with_options(name, options)
+    }
+
+    /// All earlier writes are seen by majority reads from now on.
+    pub async fn settled(&self) {
+        let sure = WriteConcern::builder().w(Acknowledgment::Majority).build();
+        let one = doc! { "$inc": { "n": 1 } };
+        let coll = self.db.collection::<Document>("settled");
+        coll.update_one(doc! { "_id": "here" }, one).upsert(true).write_concern(sure).await.expect("written");
+    }
+
+    pub async fn put(&self, items: &[Item]) {
+        let mut rows: BTreeMap<&str, Vec<&Document>> = BTreeMap::new();
+        for item in items {
+            for (collection, row) in &item.rows {
+                rows.entry(collection).or_default().push(row);
+            }
+            for (key, bytes) in &item.objects {
+                self.object(key, bytes);
+            }
+            for (key, value) in &item.keys {
+                self.set_key(key, value).await;
+            }
+        }
+        for (collection, rows) in rows {
+            self.coll(collection).insert_many(rows).await.expect("inserted");
+        }
+        self.settled().await;
+    }
+
+    pub async fn set_key(&self, key: &str, value: &str) {
+        let _: () = self.redis.clone().set(format!("{}:{key}", self.namespace), value).await.expect("SET");
+    }
+
+    pub async fn drop_key(&self, key: &str) {
+        let _: () = self.redis.clone().del(format!("{}:{key}", self.namespace)).await.expect("DEL");
+    }
+
+    pub async fn all(&self, collection: &str) -> Vec<Document> {
+        let found = self.db.collection::<Document>(collection).find(doc! {}).await.expect("found");
+        found.try_collect().await.expect("found")
+    }
+
+    pub async fn one(&self, collection: &str, id: &str) -> Option<Document> {
+        self.db.collection::<Document>(collection).find_one(doc! { "_id": id }).await.expect("found")
+    }
+
+    // Objects.
+
+    pub fn hot(&self) -> PathBuf {
+        self.dir.path().join("hot")
+    }
+
+    pub fn archive(&self) -> PathBuf {
+        self.dir.path().join("archive")
+    }
+
+    pub fn object(&self, key: &str, bytes: &[u8]) {
+        let path = self.hot().join(key);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        std::fs::write(path, bytes).expect("written");
+    }
+
+    // Everything.
+
+    /// As it is now.
+    pub async fn stores(&self) -> Stores {
+        let mut stores = Stores::default();
+        for name in self.db.list_collection_names().await.expect("names") {
+            if ["schema_migrations", "settled"].contains(&name.as_str()) || name.starts_with("system.") {
+                continue;
+            }
+            let rows = self.all(&name).await.into_iter().map(|row| (id_of(&row), row)).collect();
+            stores.rows.insert(name, rows);
+        }
+        stores.hot = files(&self.hot()).into_iter().filter(|key| is_content(key)).collect();
+        stores.archive = files(&self.archive()).into_iter().filter(|key| is_content(key)).collect();
+        for key in self.keys().await {
+            if let Some(session) = key.strip_prefix("session:") {
+                stores.live.insert(session.to_owned());
+            } else if (key.starts_with("cache:") || key.starts_with("typing:")) && !self.is_marker(&key).await {
+                stores.keys.insert(key);
+            }
+        }
+        stores
+    }
+
+    /// Files in the archive tier that hold rows.
+    pub fn row_files(&self) -> Vec<PathBuf> {
+        let root = self.archive();
+        files(&root).into_iter().filter(|key| !is_content(key)).map(|key| root.join(key)).collect()
+    }
+
+    pub async fn keys(&self) -> Vec<String> {
+        let mut redis = self.redis.clone();
+        let (mut cursor, mut all) = (0_u64, Vec::new());
+        let prefix = format!("{}:", self.namespace);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(10_000);
+            let (next, page): (u64, Vec<String>) = scan.query_async(&mut redis).await.expect("SCAN");
+            all.extend(page.iter().filter_map(|key| key.strip_prefix(&prefix)).map(str::to_owned));
+            cursor = next;
+            if cursor == 0 {
+                return all;
+            }
+        }
+    }
+
+    /// A marker that a record is gone, which stays for a minute.
+    async fn is_marker(&self, key: &str) -> bool {
+        let value: Option<String> = self.redis.clone().get(format!("{}:{key}", self.namespace)).await.expect("GET");
+        value.is_none_or(|value| value.lines().next().unwrap_or_default().contains("\"gone\":true"))
+    }
+
+    /// Nothing is left but the indexes.
+    pub async fn clear(&self) {
+        for name in self.db.list_collection_names().await.expect("names") {
+            if name != "schema_migrations" && !name.starts_with("system.") {
+                self.coll(&name).delete_many(doc! {}).await.expect("deleted");
+            }
+        }
+        for dir in ["hot", "archive", "audit"] {
+            // Not there: nothing to remove.
+            drop(std::fs::remove_dir_all(self.dir.path().join(dir)));
+        }
+        let keys = self.keys().await;
+        if !keys.is_empty() {
+            let full: Vec<String> = keys.iter().map(|key| format!("{}:{key}", self.namespace)).collect();
+            let _: () = self.redis.clone().del(full).await.expect("DEL");
+        }
+        self.settled().await;
+    }
+
+    // Commands.
+
+    /// A command of the binary: exit status, stdout, stderr.
+    pub async fn command(&self, args: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contextd"));
+        command.env_clear().envs(self.variables.clone()).arg("--config").arg(&self.file).args(args);
+        command.stdin(Stdio::null());
+        let out = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code().unwrap_or(-1), text(&out.stdout), text(&out.stderr))
+    }
+
+    pub async fn end(self) {
+        self.clear().await;
+        self.db.drop().await.expect("dropped");
+    }
+}
+
+fn id_of(row: &Document) -> String {
+    row.get("_id").map_or_else(String::new, |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+}
+
+fn is_content(key: &str) -> bool {
+    key.starts_with("documents/") || key.starts_with("versions/")
+}
+
+fn files(root: &Path) -> BTreeSet<String> {
+    let (mut found, mut dirs) = (BTreeSet::new(), vec![root.to_owned()]);
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        for path in entries.map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Ok(key) = path.strip_prefix(root) {
+                found.insert(key.to_string_lossy().into_owned());
+            }
+        }
+    }
+    found
+}
