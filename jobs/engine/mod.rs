@@ -22,6 +22,7 @@ mod person;
 mod plan;
 mod prune;
 mod purge;
+mod replay;
 mod rows;
 mod scan;
 mod sessions;
@@ -46,8 +47,9 @@ pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
-pub use person::{CERTIFICATES, Certificate};
+pub use person::{CERTIFICATES, Certificate, indexes as person_indexes};
 pub use plan::{Item, Plan, PlanError, PlannedRule};
+pub use replay::Replayed;
 pub use settings::Settings;
 
 use crate::{

@@ -5,7 +5,7 @@ mod person;
 use std::collections::BTreeMap;
 
 use contextd_jobs::{
-    engine::{Engine, Erased, Request},
+    engine::{Engine, Erased, Replayed, Request},
     kit::{JobError, Run, chain},
 };
 use mongodb::bson::{Document, doc};
@@ -108,9 +108,14 @@ async fn cut_off_at_any_call_the_next_request_comes_to_the_same_end() {
     erase(&whole, &whole.run().with_faults(counting.clone())).await.unwrap();
     let (calls, end, files) = (counting.count(), whole.end().await, whole.files());
     let names = counting.calls.lock().unwrap().clone();
-    println!("{calls} calls");
-    // All of them before and after, several places at a time.
-    let cuts: Vec<(u64, bool)> = (0..calls).flat_map(|call| [(call, false), (call, true)]).collect();
+    // The first and the last call of each kind, before and after.
+    let place_of = |at: usize| {
+        let name = &names[at];
+        names.iter().position(|n| n == name) == Some(at) || names.iter().rposition(|n| n == name) == Some(at)
+    };
+    let at: Vec<u64> = (0..names.len()).filter(|at| place_of(*at)).map(|at| at as u64).collect();
+    println!("{calls} calls, {} of them cut off", at.len());
+    let cuts: Vec<(u64, bool)> = at.into_iter().flat_map(|call| [(call, false), (call, true)]).collect();
     for cut in cuts.chunks(16) {
         let runs = cut.iter().map(|(call, after)| cut_off(*call, *after, calls, &names, &end, &files));
         futures::future::join_all(runs).await;
@@ -134,4 +139,114 @@ async fn cut_off(call: u64, after: bool, calls: u64, names: &[String], end: &All
     }
     assert_eq!(place.files().into_keys().collect::<Vec<_>>(), files.keys().cloned().collect::<Vec<_>>());
     place.db.drop().await.unwrap();
+}
+
+/// Puts the database back to what it was; what lies outside of it stays as it is.
+async fn restore(place: &Place, backup: &All, files: &BTreeMap<String, Vec<u8>>) {
+    place.db.drop().await.unwrap();
+    for (collection, rows) in backup.iter().filter(|(_, rows)| !rows.is_empty()) {
+        place.put(collection, rows.clone()).await;
+    }
+    for (name, bytes) in files.iter().filter(|(name, _)| name.starts_with("objects")) {
+        let path = place.dir.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+async fn replay(place: &Place, dry: bool) -> Result<Replayed, JobError> {
+    let mut run = place.run_at(now() + chrono::TimeDelta::days(2));
+    run.dry_run = dry;
+    Engine { world: &place.world, settings: &settings() }.replay(&mut run, None).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_what_was_erased_goes_again() {
+    let place = Place::new("restore").await;
+    seed(&place).await;
+    let (backup, files) = (place.everything().await, place.files());
+    let Erased::Done(first) = erase(&place, &place.run()).await.unwrap() else { panic!("done") };
+    let erased = place.end().await;
+
+    assert_eq!(replay(&place, false).await.unwrap().again, 0, "nothing is there again");
+
+    restore(&place, &backup, &files).await;
+    let dry = replay(&place, true).await.unwrap();
+    assert!(
+        dry.items.contains(&"users/usr-1".to_owned()) && dry.items.contains(&"documents/mine-d1".to_owned()),
+        "{dry:?}"
+    );
+    assert_eq!(place.everything().await, backup, "a dry run changes nothing");
+
+    let replayed = replay(&place, false).await.unwrap();
+    assert_eq!(replayed.gone, BTreeMap::from([("users".to_owned(), 1)]), "and the documents with the user");
+    assert!(replayed.left.is_empty() && replayed.rejoined >= 4, "{replayed:?}");
+    assert_eq!(place.marked().await, Vec::<String>::new());
+    let verdict = chain::verify(&place.db, None, Some(place.world.anchors.as_ref()), now()).await.unwrap();
+    assert_eq!(verdict.faults, 0, "{verdict:?}");
+    let entries = place.all("audit_log").await;
+    let with = |action: &str| entries.iter().filter(|e| e.get_str("action").unwrap() == action).count();
+    assert_eq!((with("lifecycle.replay"), with("lifecycle.anonymize"), with("lifecycle.purge")), (4, 1, 3));
+    // The rows are what they were after the first time; certificates and tombstones tell of the second.
+    let again = place.end().await;
+    for collection in ["users", "session_history", "interactions", "ai_interactions", "auth_logs", "holds"] {
+        let at =
+            |rows: &Vec<Document>| rows.iter().map(|row| row.keys().cloned().collect::<Vec<_>>()).collect::<Vec<_>>();
+        assert_eq!(at(&again[collection]), at(&erased[collection]), "{collection}");
+    }
+    assert_eq!(again["erasure_certificates"].len(), 1);
+    assert_ne!(again["erasure_certificates"][0].get_str("_id").unwrap(), first.id());
+    assert_eq!(place.files().keys().filter(|name| name.contains("certificate-")).count(), 2);
+    assert_eq!(replay(&place, false).await.unwrap().again, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_back_one_collection_at_a_time_go_again_and_held_ones_stay() {
+    let place = Place::new("partly").await;
+    seed(&place).await;
+    let backup = place.everything().await;
+    erase(&place, &place.run()).await.unwrap();
+    let mine = |collection: &str| -> Vec<Document> {
+        let is_mine = |row: &&Document| row.get_str("_id").is_ok_and(|id| id.starts_with("mine"));
+        backup[collection].iter().filter(is_mine).cloned().collect()
+    };
+    // Their tombstones are there still.
+    let mut documents = mine("documents");
+    documents[0].insert("holdCount", 1_i64);
+    place.put("documents", documents).await;
+    // What names the user itself: of the other only its session tells whose it is.
+    place.put("contexts", mine("contexts").into_iter().filter(|row| row.contains_key("userId")).collect()).await;
+    let replayed = replay(&place, false).await.unwrap();
+    assert_eq!(
+        replayed.left,
+        BTreeMap::from([("held".to_owned(), 2)]),
+        "a document, and the user because of it: {replayed:?}"
+    );
+    let left: Vec<String> = place.all("documents").await.iter().map(|row| row.get_str("_id").unwrap().into()).collect();
+    assert_eq!(left, ["mine-d1", "theirs-d1", "theirs-d2", "theirs-d3"]);
+    let lift = doc! { "$set": { "holdCount": 0_i64 } };
+    place.db.collection::<Document>("documents").update_one(doc! { "_id": "mine-d1" }, lift).await.unwrap();
+    assert!(replay(&place, false).await.unwrap().left.is_empty());
+    assert_eq!(place.marked().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_went_on_after_the_restore_is_not_overwritten() {
+    let place = Place::new("went_on").await;
+    seed(&place).await;
+    let (backup, files) = (place.everything().await, place.files());
+    erase(&place, &place.run()).await.unwrap();
+    restore(&place, &backup, &files).await;
+    let entry = chain::Entry {
+        id: "new@/s".into(),
+        at: now(),
+        action: "document.delete".into(),
+        entity: ("documents".into(), "x".into()),
+        actor: None,
+        detail: doc! {},
+    };
+    place.put("audit_log", vec![entry.document(None)]).await;
+    chain::link(&place.db, None).await.unwrap();
+    let refused = replay(&place, false).await.unwrap_err().to_string();
+    assert!(refused.contains("went on after the restore"), "{refused}");
 }

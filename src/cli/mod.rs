@@ -8,6 +8,7 @@ mod content;
 mod dead;
 pub mod demo;
 mod enqueue;
+mod erase;
 pub mod failure;
 mod get;
 mod hold;
@@ -88,6 +89,9 @@ enum Command {
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
+    /// Erases a user everywhere, and certifies it.
+    #[command(subcommand)]
+    Erase(erase::Erase),
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,6 +232,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             search::related(&args, &store, &vault).await
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Erase(what) => erase::erase(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {

@@ -99,6 +99,8 @@ pub fn migrations() -> Vec<Migration> {
                 ("document_versions", sparse(doc! { "content.base": 1 })),
             ],
         },
+        // What a user left is found by these.
+        Migration { id: "0010-erasure", indexes: contextd_jobs::engine::person_indexes() },
     ]
 }
 

@@ -5,18 +5,21 @@ use mongodb::bson::{Bson, Document, doc};
 use super::{Person, traces};
 use crate::{
     engine::{
+        Engine,
         anonymize::forget_by,
         guards::{find, key},
         judge::{Due, Left, is_held},
         purge,
         take::{TOMBSTONES, Take, stone_id, take},
     },
-    kit::{JobError, from_bson, strict},
+    kit::{JobError, Run, from_bson, strict},
     policy::{Action, Cap, Rule},
 };
 
 pub const DOCUMENTS: &str = purge::DOCUMENTS;
 const PAGE: i64 = 200;
+/// The action of what goes again after a restore, in the evidence.
+pub const REPLAY: &str = "replay";
 /// Looks at documents that others keep writing to.
 const TRIES: u32 = 20;
 
@@ -24,8 +27,7 @@ const TRIES: u32 = 20;
 pub async fn purge(person: &Person<'_>, filter: Document) -> Result<Option<Left>, JobError> {
     let mut tries = 0;
     loop {
-        let fields = doc! { "content": 1, "moveLeft": 1, "userId": 1, "sessionId": 1, "state": 1, "holdCount": 1, "tenant": 1, "_sync.rev": 1 };
-        let page = person.page(DOCUMENTS, &filter, fields, PAGE).await?;
+        let page = person.page(DOCUMENTS, &filter, fields(), PAGE).await?;
         if page.is_empty() {
             return Ok(None);
         }
@@ -34,7 +36,7 @@ pub async fn purge(person: &Person<'_>, filter: Document) -> Result<Option<Left>
         }
         note(person, &page).await?;
         let rows = page.len();
-        let left = page_of(person, page).await?;
+        let left = page_of(person.engine, person.run, person.stone, page).await?;
         if let Some((_, why)) = left.iter().find(|(_, why)| matches!(why, Left::Held | Left::Stuck)) {
             return Ok(Some(*why));
         }
@@ -45,8 +47,33 @@ pub async fn purge(person: &Person<'_>, filter: Document) -> Result<Option<Left>
     }
 }
 
-async fn page_of(person: &Person<'_>, page: Vec<Document>) -> Result<Vec<(Bson, Left)>, JobError> {
-    let (engine, run) = (person.engine, person.run);
+/// Purges documents by their ids, in the name of a tombstone's rule; what stays is answered with its reason.
+pub async fn purge_again(
+    engine: &Engine<'_>,
+    run: &Run,
+    stone: &Document,
+    ids: &[Bson],
+) -> Result<Vec<(Bson, Left)>, JobError> {
+    let page = find(run, "documents", DOCUMENTS, doc! { "_id": { "$in": ids } }, fields()).await?;
+    let (held, free): (Vec<Document>, Vec<Document>) = page.into_iter().partition(is_held);
+    let mut left = page_of(engine, run, stone, free).await?;
+    left.extend(held.into_iter().filter_map(|mut row| row.remove("_id")).map(|id| (id, Left::Held)));
+    Ok(left)
+}
+
+fn fields() -> Document {
+    let names =
+        ["content", "moveLeft", "userId", "sessionId", "state", "holdCount", "tenant", "_sync.rev", "deletedAt"];
+    names.map(|name| (name.to_owned(), Bson::Int32(1))).into_iter().collect()
+}
+
+/// `stone`: in whose name.
+async fn page_of(
+    engine: &Engine<'_>,
+    run: &Run,
+    stone: &Document,
+    page: Vec<Document>,
+) -> Result<Vec<(Bson, Left)>, JobError> {
     let stones: Vec<Bson> =
         page.iter().filter_map(|row| row.get("_id")).map(|id| stone_id(DOCUMENTS, id).into()).collect();
     let (fenced, free): (Vec<Document>, Vec<Document>) =
@@ -64,12 +91,12 @@ async fn page_of(person: &Person<'_>, page: Vec<Document>) -> Result<Vec<(Bson, 
         free.iter().filter_map(|row| row.get("_id")).map(|id| stone_id(DOCUMENTS, id).into()).collect();
     let gone = doc! { "_id": { "$in": stale }, "state": "closed" };
     run.call("stale tombstones", async { tombstones.delete_many(gone).await }).await?;
-    let stone = |name: &str| person.stone.get_datetime(name).map_or(run.now, |at| from_bson(*at));
+    let at = |name: &str| stone.get_datetime(name).map_or(run.now, |at| from_bson(*at));
     let due = free
         .into_iter()
         .map(|row| {
             let id = row.get("_id").cloned().unwrap_or(Bson::Null);
-            Due { id, case: 0, date: stone("date"), cutoff: stone("cutoff"), row }
+            Due { id, case: 0, date: at("date"), cutoff: at("cutoff"), row }
         })
         .collect();
     let how = Take {
@@ -79,7 +106,13 @@ async fn page_of(person: &Person<'_>, page: Vec<Document>) -> Result<Vec<(Bson, 
         audit: false,
         also: doc! { "state": { "$ne": "purging" }, "holdCount": { "$in": [null, 0_i64, 0_i32] } },
     };
-    let taken = take(engine, run, &rule(person.stone.get_str("rule").unwrap_or_default()), due, &how).await?;
+    let taken = take(engine, run, &rule(stone.get_str("rule").unwrap_or_default()), due, &how).await?;
+    let action = stone.get_str("action").unwrap_or_default();
+    if action == REPLAY && !taken.rows.is_empty() {
+        let named = doc! { "$set": { "action": action } };
+        let of = doc! { "_id": { "$in": &stones }, "state": "open" };
+        run.call("name action", async { tombstones.update_many(of, named).await }).await?;
+    }
     let mut left = taken.left;
     left.extend(purge::finish(engine, run, doc! { "_id": { "$in": stones }, "state": "open" }).await?.left);
     Ok(left)

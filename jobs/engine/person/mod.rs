@@ -6,14 +6,15 @@
 //! in the stores, so that a run goes on from wherever another was cut off.
 
 mod certificate;
-mod documents;
-mod ops;
+pub mod documents;
+pub mod ops;
 mod traces;
 
 use chrono::{DateTime, Utc};
 use mongodb::bson::{Bson, Document, doc};
 
 pub use certificate::{CERTIFICATES, Certificate};
+pub use traces::indexes;
 
 use super::{
     Acted, Engine, anonymize, archive_rows,

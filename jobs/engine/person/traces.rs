@@ -4,7 +4,11 @@
 //! of them changes in one transaction with the count on the user's tombstone, so that the certificate counts every row
 //! once, however often the work was cut off.
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::{
+    IndexModel,
+    bson::{Bson, Document, doc},
+    options::IndexOptions,
+};
 
 use super::{
     Person,
@@ -60,16 +64,29 @@ const TEMPLATES: Trace = Trace { collection: "ai_prompt_templates", becomes: Bec
 const PREFERENCES: Trace = Trace { collection: "user_preferences", becomes: Becomes::Gone { tombstone: false } };
 const SESSION_HISTORY: Trace = Trace { collection: HISTORY, becomes: Becomes::Nobodys(&OF_SESSION) };
 /// Fields of versions that name who did something to a document of somebody else.
-const NAMED: [(&str, &str); 4] = [
+const NAMED: [(&str, &str); 5] = [
     ("document_versions", "createdBy"),
     ("document_versions", "decidedBy"),
     ("ai_prompt_templates", "createdBy"),
     (SESSIONS, "claimedBy"),
+    (HISTORY, "claimedBy"),
 ];
 /// What stays of a lifted hold: ids and times.
 const OF_HOLD: [&str; 6] = ["entityType", "entityId", "placedAt", "liftedAt", "placedBy", "liftedBy"];
 /// AI interactions keep this where the policy has no rule for them.
 const OF_AI: [&str; 5] = ["timestamp", "promptTemplateId", "model", "acceptedSuggestions", "rejectedSuggestions"];
+
+/// The indexes that lead to what a user left.
+pub fn indexes() -> Vec<(&'static str, IndexModel)> {
+    let by_user = ["interactions", "ai_interactions", "auth_logs", TYPING, "analyses", "user_preferences"];
+    let by_session = ["auth_logs", "analyses"];
+    let named = NAMED.into_iter().chain(by_user.map(|of| (of, "userId"))).chain(by_session.map(|of| (of, "sessionId")));
+    let sparse = |field: &str| {
+        let options = IndexOptions::builder().sparse(true).build();
+        IndexModel::builder().keys(doc! { field: 1 }).options(options).build()
+    };
+    named.map(|(collection, field)| (collection, sparse(field))).collect()
+}
 
 /// Everything of these sessions, and then the sessions themselves.
 ///
