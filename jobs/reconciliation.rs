@@ -9,7 +9,7 @@ use mongodb::bson::{Bson, Document, doc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{moves, plain, unarchive},
+    engine::{finish_moves, plain, unarchive},
     kit::{Job, JobError, Run, World, to_bson},
 };
 
@@ -67,7 +67,7 @@ async fn reconcile(world: &World, settings: &Settings, run: &mut Run) -> Result<
     run.page(None).await?;
     overdue(settings, run).await?;
     if !run.dry_run {
-        let finished = moves::finish(world, run).await?;
+        let finished = finish_moves(world, run).await?;
         count(run, FINISH, finished);
         run.page(None).await?;
         let back = unarchive::flagged(world, run).await?;

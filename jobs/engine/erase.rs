@@ -61,12 +61,6 @@ impl Engine<'_> {
         if let Some(left) = person::finish(self, run, &id).await? {
             return Ok(Erased::Begun(left));
         }
-        // The hourly copy has it otherwise; the certificate is outside of the database already.
-        if let Err(error) =
-            chain::anchor(&run.db, self.world.audit_key.as_ref(), self.world.anchors.as_ref(), run.now).await
-        {
-            tracing::warn!(%error, "the audit log is not copied yet; the next hourly copy has it");
-        }
         self.certified(run, &request.user).await
     }
 
@@ -88,6 +82,11 @@ impl Engine<'_> {
     }
 
     async fn certified(&self, run: &Run, user: &str) -> Result<Erased, JobError> {
+        // The hourly copy has it otherwise; the certificate is outside of the database already.
+        let copied = chain::anchor(&run.db, self.world.audit_key.as_ref(), self.world.anchors.as_ref(), run.now);
+        if let Err(error) = copied.await {
+            tracing::warn!(%error, "the audit log is not copied yet; the next hourly copy has it");
+        }
         let found = Certificate::find(run, user).await?.pop();
         found.map(Erased::Done).ok_or_else(|| {
             JobError::Failed(anyhow::anyhow!(

@@ -142,6 +142,10 @@ pub fn belongs(row: &Document) -> impl Iterator<Item = (&'static str, String)> {
     [of("users", "userId"), of("documents", "documentId"), session].into_iter().flatten()
 }
 
+/// Where owners lie, and what they are called: a session is held in its history as well.
+pub const OWNERS: [(&str, &str); 4] =
+    [("users", "users"), ("documents", "documents"), ("sessions", "sessions"), ("session_history", "sessions")];
+
 /// All that these rows belong to.
 pub fn owners<'r>(rows: impl Iterator<Item = &'r Document>) -> HashSet<(&'static str, String)> {
     rows.flat_map(belongs).collect()
@@ -154,8 +158,8 @@ pub async fn held(
     mut within: Option<&mut super::take::Txn<'_>>,
 ) -> Result<HashSet<(&'static str, String)>, JobError> {
     let mut held = HashSet::new();
-    for collection in ["users", "documents", "sessions"] {
-        let ids: Vec<&str> = owners.iter().filter(|(of, _)| *of == collection).map(|(_, id)| id.as_str()).collect();
+    for (collection, of) in OWNERS {
+        let ids: Vec<&str> = owners.iter().filter(|owner| owner.0 == of).map(|(_, id)| id.as_str()).collect();
         if ids.is_empty() {
             continue;
         }
@@ -164,7 +168,7 @@ pub async fn held(
             None => find(run, "holds", collection, filter, doc! { "_id": 1 }).await?,
             Some(txn) => txn.find("holds", collection, filter, doc! { "_id": 1 }).await?,
         };
-        held.extend(rows.iter().filter_map(|row| row.get("_id")).map(|id| (collection, key(id))));
+        held.extend(rows.iter().filter_map(|row| row.get("_id")).map(|id| (of, key(id))));
     }
     Ok(held)
 }

@@ -204,6 +204,15 @@ async fn forget(engine: &Engine<'_>, run: &Run, documents: &[String]) -> Result<
     let text = |row: &Document, name: &str| row.get_str(name).unwrap_or_default().to_owned();
     let pairs: Vec<(String, String)> =
         typing.iter().map(|row| (text(row, "documentId"), text(row, "sessionId"))).collect();
+    // Results of analyses are cached by what was analysed.
+    let caches = &engine.world.caches;
+    let by = caches.cached_by("analyses");
+    if !by.is_empty() {
+        let fields: Document = by.iter().map(|name| (name.clone(), Bson::Int32(1))).collect();
+        let filter = doc! { "documentId": { "$in": documents } };
+        let rows = find(run, "analyses", "analyses", filter, fields).await?;
+        run.call("forget by", caches.forget_by("analyses", &rows)).await?;
+    }
     // The row is not written again: no value may come back, of whatever revision.
     let records: Vec<_> = documents.iter().map(|id| (DOCUMENTS.to_owned(), id.clone(), i64::MAX)).collect();
     run.call("forget", engine.world.caches.forget(&records)).await?;

@@ -16,11 +16,12 @@ use crate::{
 };
 
 /// What is read of a row, besides what its case asks for. Actions that move whole rows read whole rows.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "holdCount",
     "state",
     "tenant",
     "_sync.rev",
+    "_sync.order",
     "userId",
     "sessionId",
     "documentId",

@@ -298,8 +298,8 @@ pub async fn unheld<'d>(
     txn: &mut Txn<'_>,
 ) -> Result<Vec<&'d Due>, JobError> {
     let owners = guards::owners(due.iter().map(|item| &item.row));
-    for collection in ["users", "documents", "sessions"] {
-        let ids: Vec<&str> = owners.iter().filter(|(of, _)| *of == collection).map(|(_, id)| id.as_str()).collect();
+    for (collection, of) in guards::OWNERS {
+        let ids: Vec<&str> = owners.iter().filter(|owner| owner.0 == of).map(|(_, id)| id.as_str()).collect();
         if !ids.is_empty() {
             let write = doc! { "q": { "_id": { "$in": ids } }, "u": { "$inc": { "fences": 1_i64 } }, "multi": true };
             txn.update("owners", collection, vec![write]).await?;

@@ -1,6 +1,6 @@
 //! What is refused of a policy that can be read: each refusal is a sentence that says what to do.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Action, Guard, Policy, Rule, fight,
@@ -14,6 +14,8 @@ use super::{
 pub struct Surroundings {
     /// Collections of the operator's own record types.
     pub collections: Vec<String>,
+    /// How far dates of accesses can be behind by caches and buffers as they are set; the slack is never less.
+    pub late: Duration,
 }
 
 /// How much of a row an action takes; a stronger one may follow a weaker one.
@@ -31,7 +33,7 @@ pub(super) fn check(policy: &Policy, around: &Surroundings, problems: &mut Probl
     if policy.version == 0 {
         problems.add("policy.version", "`policy.version` must be at least 1, and rise with every change");
     }
-    let (second, minutes) = (std::time::Duration::from_secs(1), std::time::Duration::from_secs(600));
+    let (second, minutes) = (Duration::from_secs(1), Duration::from_secs(600));
     if !(second..=minutes).contains(&policy.skew) {
         problems.add("policy.skew", "`policy.skew` must be from 1s to 10m");
     }

@@ -2,8 +2,8 @@
 
 use super::Policy;
 
-/// BLAKE3 over a canonical form of the policy, hexadecimal: rules, terms, caps and what is kept; not the version, and not
-/// what a regional file says beyond the region in force.
+/// BLAKE3 over a canonical form of the policy, hexadecimal: rules, terms as they are declared, caps and what is kept; not the
+/// version, and not the regions that are not in force.
 pub(super) fn hash(policy: &Policy) -> String {
     let mut hasher = blake3::Hasher::new();
     // Each part with its length before it: no two policies read the same.
@@ -12,7 +12,7 @@ pub(super) fn hash(policy: &Policy) -> String {
         hasher.update(text.as_bytes());
     };
     part("contextd policy 1".to_owned());
-    part(format!("skew {:?}", policy.skew));
+    part(format!("skew {:?} slack {:?}", policy.skew, policy.access_slack));
     for rule in &policy.rules {
         part(format!("rule {} {} {} {:?}", rule.name, rule.enabled, rule.on, rule.action));
         let mut guards = rule.guards.clone();

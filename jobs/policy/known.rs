@@ -130,6 +130,11 @@ pub(super) fn collection(name: &str) -> Option<&'static Known> {
     COLLECTIONS.iter().find(|known| known.name == name)
 }
 
+/// The name of a collection that contextd ships.
+pub fn shipped_collection(name: &str) -> Option<&'static str> {
+    collection(name).map(|known| known.name)
+}
+
 /// The indexes that the shipped rules are served by, whether or not they are enabled.
 pub fn shipped_indexes() -> Vec<Index> {
     let mut indexes: Vec<Index> = Vec::new();

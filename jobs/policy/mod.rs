@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mongodb::bson::Bson;
 
 pub use check::Surroundings;
-pub use known::{lookup_indexes, shipped_indexes};
+pub use known::{lookup_indexes, shipped_collection, shipped_indexes};
 pub use load::{ACCESSED, load};
 pub use query::{Index, MIN_ID, before};
 
@@ -186,6 +186,28 @@ impl Policy {
     pub fn slack(&self, rule: &Rule, case: &Case) -> Duration {
         let slack = case.date == ACCESSED && !matches!(rule.action, Action::Mark { .. });
         if slack { self.access_slack } else { Duration::ZERO }
+    }
+
+    /// The indexes that serve the rules, and those that the operator asked for; each once.
+    pub fn needed_indexes(&self) -> Vec<Index> {
+        let of_rule = |rule: &Rule| {
+            let on = rule.on.clone();
+            rule.cases.iter().map(move |case| Index { collection: on.clone(), keys: case.keys() }).collect::<Vec<_>>()
+        };
+        let mut needed: Vec<Index> = Vec::new();
+        for index in self.rules.iter().flat_map(of_rule).chain(self.indexes.iter().cloned()) {
+            if !needed.contains(&index) {
+                needed.push(index);
+            }
+        }
+        needed
+    }
+
+    /// Those of the collections that have neither a rule nor a reason for which they are kept.
+    pub fn undecided<'c>(&self, collections: impl Iterator<Item = &'c str>) -> Vec<&'c str> {
+        let decided = |name: &str| self.keep.contains_key(name) || self.rules.iter().any(|rule| rule.on == name);
+        let open: std::collections::BTreeSet<&str> = collections.filter(|name| !decided(name)).collect();
+        open.into_iter().collect()
     }
 
     /// The enabled rules of a job, in their order.

@@ -2,7 +2,7 @@
 
 use super::{
     failure::{Failure, Printed},
-    link, store,
+    link, policy, store,
 };
 use crate::{
     config::Config,
@@ -21,6 +21,7 @@ pub async fn check(config: &Config) -> Result<Printed, Failure> {
     let jobs = schedule::jobs(&config.jobs, &lifecycle::world(config).map_err(Failure::Configuration)?)
         .map_err(|e| Failure::Configuration(e.to_string()))?;
     text.push_str(&format!("jobs: {}\n", jobs.iter().map(|j| j.name()).collect::<Vec<_>>().join(", ")));
+    text.push_str(&policy::summary(config));
     let mut wrong = Vec::new();
     let link = link(config)?;
     match link.server().await {
@@ -40,6 +41,10 @@ pub async fn check(config: &Config) -> Result<Printed, Failure> {
         ));
     } else {
         text.push_str("schema: up to date\n");
+    }
+    let missing = store.missing_indexes(&config.policy.needed_indexes()).await?.len();
+    if missing > 0 {
+        text.push_str(&format!("policy: {missing} indexes of its rules are missing; `contextd migrate` makes them\n"));
     }
     let vault = Vault::new(&config.encryption, store.clone())?;
     vault.check().await?;

@@ -1,8 +1,15 @@
-//! `contextd get document ID --content` and `contextd get version ID --content [--diff OTHER]`: the text itself.
+//! `contextd get document ID --content` and `contextd get version ID --content [--diff OTHER]`: the text itself;
+//! `contextd content unarchive ID`: brought back from the archive tier.
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
+use contextd_jobs::{
+    Run,
+    engine::unarchive::{self, Unarchived},
+};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::{Failure, Printed},
@@ -11,6 +18,7 @@ use super::{
 use crate::{
     config::Config,
     content::{Content, ContentFault, FaultKind, ReadError, diff, read},
+    lifecycle,
     record::is_deleted,
     store::{DOCUMENT_VERSIONS, DOCUMENTS, Store},
     vault::Vault,
@@ -73,6 +81,49 @@ async fn text(
         Err(ReadError::Content(fault)) => return Err(fault.into()),
     };
     String::from_utf8(bytes).map_err(|_| Failure::Wrong(format!("the content of {id:?} is no UTF-8 text")))
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct UnarchiveArgs {
+    /// The document's id
+    pub document: String,
+    /// One JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Brings the contents of a document and its versions back from the archive tier, and makes it active if it is archived.
+///
+/// # Errors
+/// There is no such document, one of its contents is damaged or missing (nothing was changed), or a service cannot be
+/// asked.
+pub async fn unarchive(
+    args: &UnarchiveArgs,
+    config: &Config,
+    store: &Store,
+    now: DateTime<Utc>,
+) -> Result<Printed, Failure> {
+    let world = lifecycle::world(config).map_err(Failure::Configuration)?;
+    let mut run = Run::new(store.database(), "content-unarchive", now, now, CancellationToken::new(), None);
+    run.dry_run = false;
+    let id = &args.document;
+    let (contents, text) = match unarchive::unarchive(&world, &run, &id.as_str().into()).await? {
+        Unarchived::Done(contents) => (contents, format!("{contents} contents of the document {id:?} are back\n")),
+        Unarchived::Nothing => (0, format!("the document {id:?} is not archived\n")),
+        Unarchived::Missing => return Err(Failure::Wrong(format!("there is no document {id:?}"))),
+        Unarchived::Busy => {
+            return Err(Failure::NotFinished(format!(
+                "the document {id:?} is being written to or moved: try again in some minutes"
+            )));
+        }
+        Unarchived::Damaged(why) => {
+            return Err(Failure::Wrong(format!("the document {id:?} stays as it was: {why}")));
+        }
+    };
+    if args.json {
+        return Printed::json(&json!({ "document": id, "contents": contents }));
+    }
+    Ok(Printed::text(text))
 }
 
 impl From<ContentFault> for Failure {

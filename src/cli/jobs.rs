@@ -110,7 +110,7 @@ fn find<'j>(jobs: &'j [ScheduledJob], name: &str) -> Result<&'j ScheduledJob, Fa
 }
 
 /// A name of its own for each process: a lease is never taken for one's own by mistake.
-fn identity(config: &Config) -> Identity {
+pub(super) fn identity(config: &Config) -> Identity {
     Identity {
         worker: format!("jobs-{}", uuid::Uuid::now_v7()),
         clock: Arc::new(clock::now),

@@ -17,7 +17,10 @@ mod keys;
 mod mcp;
 mod migrate;
 mod pause;
+mod plan;
+mod policy;
 pub(crate) mod queues;
+mod replay;
 mod run;
 pub(crate) mod search;
 mod table;
@@ -34,6 +37,7 @@ use crate::{
     vault::Vault,
 };
 use failure::{Failure, Printed};
+use policy::PolicyCommand;
 
 /// The background worker of a context store: takes tasks from Redis, analyses text, writes durable records to MongoDB.
 #[derive(Debug, Parser)]
@@ -86,12 +90,18 @@ enum Command {
     /// The keys of encrypted fields.
     #[command(subcommand)]
     Keys(Keys),
+    /// Contents of documents and versions, in their tiers.
+    #[command(subcommand)]
+    Content(Content),
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
     /// Erases a user everywhere, and certifies it.
     #[command(subcommand)]
     Erase(erase::Erase),
+    /// The lifecycle policy: which rows meet which end, and when.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,6 +122,12 @@ enum Keys {
     },
     /// Wraps every data key with the current key, the first of `encryption.keys`.
     Rotate(keys::RotateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum Content {
+    /// Brings the contents of an archived document and of its versions back from the archive tier.
+    Unarchive(content::UnarchiveArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -195,7 +211,7 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
     match cli.command {
         Command::Run(args) => run::run(args, config).await,
         Command::Check => check::check(&config).await,
-        Command::Migrate(args) => migrate::migrate(&args, &store(&config).await?).await,
+        Command::Migrate(args) => migrate::migrate(&args, &config, &store(&config).await?).await,
         Command::Enqueue(args) => {
             let input = enqueue::read(&args.data).await?;
             let new_id = || uuid::Uuid::now_v7().to_string();
@@ -208,20 +224,30 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Demo(args) => demo::demo(&args, config, cli.config.as_deref()).await,
         Command::Jobs(Jobs::List { json }) => jobs::list(&config, &store(&config).await?, json).await,
         Command::Jobs(Jobs::Run(args)) => {
-            let signals = crate::pipeline::Signals::default();
-            run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
-            jobs::run(&args, &config, &store(&config).await?, signals.stop).await
+            jobs::run(&args, &config, &store(&config).await?, stopped_by_signals()?).await
         }
         Command::Audit(Audit::Verify(args)) => {
             audit::verify(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Audit(Audit::Export(args)) => audit::export(&args, &store(&config).await?).await,
+        Command::Policy(PolicyCommand::Plan(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::plan(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(PolicyCommand::Apply(args)) => {
+            let stop = stopped_by_signals()?;
+            plan::apply(&args, &config, &store(&config).await?, stop).await
+        }
+        Command::Policy(PolicyCommand::Explain(args)) => plan::explain(&args, &config, &store(&config).await?).await,
         Command::Keys(keys) => {
             let vault = Vault::new(&config.encryption, store(&config).await?)?;
             match keys {
                 Keys::List { json } => keys::list(&vault, json).await,
                 Keys::Rotate(args) => keys::rotate(&args, &vault, clock::now()).await,
             }
+        }
+        Command::Content(Content::Unarchive(args)) => {
+            content::unarchive(&args, &config, &store(&config).await?, clock::now()).await
         }
         Command::Search(args) => {
             let (store, vault) = store_and_vault(&config).await?;
@@ -234,6 +260,10 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
         Command::Erase(what) => erase::erase(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
+        Command::Policy(PolicyCommand::Replay(args)) => {
+            replay::replay(&args, &config, &store(&config).await?, clock::now()).await
+        }
+        Command::Policy(PolicyCommand::Show { json }) => policy::show(&config.policy, json),
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {
             let store = store(&config).await?;
@@ -245,6 +275,13 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             }
         }
     }
+}
+
+/// Cancelled by the first signal.
+fn stopped_by_signals() -> Result<tokio_util::sync::CancellationToken, Failure> {
+    let signals = crate::pipeline::Signals::default();
+    run::watch(signals.clone()).map_err(|e| Failure::Internal(format!("signals cannot be watched: {e}")))?;
+    Ok(signals.stop)
 }
 
 fn link(config: &Config) -> Result<Link, Failure> {

@@ -1,6 +1,6 @@
 //! Resolves the layers: the compiled-in defaults, a file, the environment.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use contextd_jobs::policy::{self, Policy};
 use toml::{Table, Value};
@@ -106,7 +106,14 @@ pub(super) fn resolve(
 fn declare(section: Option<Value>, config: &Config) -> Result<Policy, Vec<policy::Problem>> {
     let Some(Value::Table(section)) = section else { return Ok(Policy::default()) };
     let collections = config.records.values().map(|record| record.collection.clone()).collect();
-    policy::load(section, &policy::Surroundings { collections })
+    policy::load(section, &policy::Surroundings { collections, late: late(config) })
+}
+
+/// An access is in MongoDB after this: touches wait in a worker, and what a cache answers is touched when it has expired.
+fn late(config: &Config) -> Duration {
+    let documents = config.cache.kinds.values().filter(|kind| kind.collection == "documents");
+    let longest = documents.flat_map(|kind| kind.strategies.values()).map(|strategy| strategy.ttl).max();
+    config.limits.records_flush.saturating_add(longest.unwrap_or_default())
 }
 
 /// Takes out the queues with `enabled = false` and those that are no queue without a `kind`.

@@ -7,7 +7,7 @@ use crate::{
     clock,
     intake::{FaultKind, Link},
     status::Health,
-    store::Store,
+    store::{Store, StoreFault},
     vault::Vault,
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Stores {
     pub wait: Duration,
     /// Whether indexes and schema are brought up to date.
     pub migrate: bool,
+    /// Those that serve the lifecycle's rules; they follow the settings.
+    pub indexes: Vec<contextd_jobs::policy::Index>,
 }
 
 impl Stores {
@@ -76,8 +78,13 @@ impl Stores {
     /// Takes the missing steps of the schema.
     async fn bring_up_to_date(&self, limit: &mut std::pin::Pin<&mut tokio::time::Sleep>) -> Result<(), RunError> {
         loop {
+            let steps = async {
+                let taken = self.store.migrate(clock::now()).await?;
+                self.store.index(&self.indexes).await?;
+                Ok::<_, StoreFault>(taken)
+            };
             let migrated = tokio::select! {
-                migrated = self.store.migrate(clock::now()) => migrated,
+                migrated = steps => migrated,
                 () = &mut *limit => return Err(self.unreachable()),
             };
             match migrated {

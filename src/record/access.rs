@@ -15,7 +15,7 @@ const UNUSED: [&str; 2] = ["pending_cleanup", ARCHIVED];
 const ARCHIVED: &str = "archived";
 
 /// Fields of documents that only the lifecycle sets.
-pub(super) const OWN: [&str; 3] = ["markedAt", "archivedAt", "unarchive"];
+pub(super) const OWN: [&str; 5] = ["markedAt", "archivedAt", "unarchive", "moveLeft", "movedAt"];
 
 /// Undoes that a record was marked or archived for not being used. All other states stay: what is deleted, or being
 /// purged, does not come back by being used.

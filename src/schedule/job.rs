@@ -50,16 +50,6 @@ impl ScheduledJob {
         self.job.name()
     }
 
-    /// What its runs do.
-    pub fn job(&self) -> &Arc<dyn Job> {
-        &self.job
-    }
-
-    /// When it runs.
-    pub fn table(&self) -> &Timetable {
-        &self.table
-    }
-
     /// Every action that its runs can report, for series that exist from the start.
     pub fn actions(&self) -> &'static [&'static str] {
         self.job.actions()

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use contextd_jobs::{Outcome, Run, kit::from_bson};
+use contextd_jobs::{JobError, Outcome, Run, kit::from_bson};
 use mongodb::Database;
 use tokio_util::sync::CancellationToken;
 
@@ -66,19 +66,57 @@ async fn look(
     stop: CancellationToken,
     progress: impl Fn(&Outcome) + Send + Sync + 'static,
 ) -> Result<RunReport, ScheduleError> {
+    let by_hand = async |run: &mut Run| work(job, run).await;
+    let (report, _) = recorded(schedules, job.name(), true, stop, progress, by_hand).await?;
+    Ok(report)
+}
+
+/// Does `work` as a run of its own under the name `job`, outside of every schedule and without a lease, and records it
+/// in `job_runs`. What it does must be safe beside scheduled runs.
+///
+/// Answers the record, and what `work` answered if it came to its end.
+pub async fn run_once<T>(
+    db: &Database,
+    me: Identity,
+    job: &'static str,
+    how: ByHand,
+    stop: CancellationToken,
+    progress: impl Fn(&Outcome) + Send + Sync + 'static,
+    work: impl AsyncFnOnce(&mut Run) -> Result<T, JobError>,
+) -> Result<(RunReport, Option<T>), ScheduleError> {
+    let work = async |run: &mut Run| {
+        run.over_cap = how.over_cap;
+        work(run).await
+    };
+    recorded(&Schedules::new(db, me), job, how.dry_run, stop, progress, work).await
+}
+
+async fn recorded<T>(
+    schedules: &Schedules,
+    job: &'static str,
+    dry_run: bool,
+    stop: CancellationToken,
+    progress: impl Fn(&Outcome) + Send + Sync + 'static,
+    work: impl AsyncFnOnce(&mut Run) -> Result<T, JobError>,
+) -> Result<(RunReport, Option<T>), ScheduleError> {
     let (begun, started) = (schedules.now().await?, Instant::now());
     let me = schedules.me();
     let cutoff = (me.clock)().min(begun);
-    let mut run = Run::new(schedules.db(), job.name(), begun, cutoff, stop, None).on_progress(progress);
+    let mut run = Run::new(schedules.db(), job, begun, cutoff, stop, None).on_progress(progress);
     run = run.on_clock(me.clock.clone(), clock::jumped());
-    let ended = work(job, &mut run).await;
+    run.dry_run = dry_run;
+    let (ended, answer) = match work(&mut run).await {
+        Ok(answer) => (Ok(()), Some(answer)),
+        Err(error) => (Err(error), None),
+    };
     let (outcome, error) = verdict(&ended);
+    let kind = if dry_run { "dry" } else { "hand" };
     let report = RunReport {
-        run_id: format!("{}:dry:{}", run_id(job.name(), Trigger::Manual, begun), me.worker),
-        job: job.name(),
+        run_id: format!("{}:{kind}:{}", run_id(job, Trigger::Manual, begun), me.worker),
+        job,
         slot: begun,
         trigger: Trigger::Manual,
-        dry_run: true,
+        dry_run,
         epoch: 0,
         worker: me.worker.clone(),
         cutoff,
@@ -90,5 +128,5 @@ async fn look(
         error,
     };
     schedules.record(&report).await?;
-    Ok(report)
+    Ok((report, answer))
 }

@@ -88,19 +88,21 @@ pub fn migrations() -> Vec<Migration> {
             indexes: vec![("users", unique_text("email")), ("users", unique_text("emailHash"))],
         },
         Migration { id: AUDIT, indexes: audit() },
+        // What the shipped rules scan, and what guards, actions and erasures look up.
+        Migration { id: "0008-lifecycle", indexes: super::lifecycle::step() },
         Migration {
             id: "0009-sessions",
-            // What a session's summary and a version's neighbours are looked up by.
+            // The session before another one, and the version behind another one.
             indexes: vec![
                 ("session_history", index(doc! { "userId": 1, "endedAt": 1, "_id": 1 })),
                 ("session_history", index(doc! { "documentsTouched": 1, "endedAt": 1, "_id": 1 })),
-                ("typing_contexts", index(doc! { "sessionId": 1 })),
                 ("document_versions", sparse(doc! { "previousVersionId": 1 })),
-                ("document_versions", sparse(doc! { "content.base": 1 })),
             ],
         },
+        // Documents whose contents are on their way, and what was purged lately.
+        Migration { id: "0010-moves", indexes: contextd_jobs::engine::indexes() },
         // What a user left is found by these.
-        Migration { id: "0010-erasure", indexes: contextd_jobs::engine::person_indexes() },
+        Migration { id: "0011-erasure", indexes: contextd_jobs::engine::person_indexes() },
     ]
 }
 

@@ -10,6 +10,7 @@ mod client;
 mod dead;
 mod fault;
 mod keys;
+mod lifecycle;
 mod lookup;
 mod migrate;
 mod read;

@@ -10,10 +10,14 @@ use std::{
 use chrono::{DateTime, Utc};
 use contextd::{
     config::{self, Config},
-    lifecycle, schedule,
+    lifecycle,
+    schedule::Timetable,
     store::Store,
 };
-use contextd_jobs::{Job, JobError, Outcome, Run, kit::World, policy::Policy};
+use contextd_jobs::{
+    Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
+    kit::World, policy::Policy, retention, session_archival, version_pruning,
+};
 use futures::TryStreamExt;
 use mongodb::{
     Collection, Database,
@@ -72,7 +76,14 @@ impl Place {
         let redis = redis::Client::open(servers.redis.as_str()).expect("a URL");
         let redis = redis.get_multiplexed_async_connection().await.expect("Redis answers");
         let world = lifecycle::world(&config).expect("a world");
-        Self { db: client.database(&format!("lc_{tag}")), world, config, namespace, redis, variables, file, dir }
+        let db = client.database(&format!("lc_{tag}"));
+        for rule in &config.policy.rules {
+            for case in &rule.cases {
+                let index = mongodb::IndexModel::builder().keys(case.hint()).build();
+                db.collection::<Document>(&rule.on).create_index(index).await.expect("an index");
+            }
+        }
+        Self { db, world, config, namespace, redis, variables, file, dir }
     }
 
     // Runs.
@@ -88,9 +99,31 @@ impl Place {
     }
 
     pub fn job_in(&self, name: &str, world: &World) -> Arc<dyn Job> {
-        let all = schedule::jobs(&self.config.jobs, world).expect("usable timetables");
-        let found = all.iter().find(|job| job.name() == name).unwrap_or_else(|| panic!("no job {name}"));
-        found.job().clone()
+        let world = world.clone();
+        let (_, section) = self.section(name);
+        let settings = section.settings.clone();
+        match name {
+            "session-archival" => Arc::new(session_archival::job(settings, world)),
+            "version-pruning" => Arc::new(version_pruning::job(settings, world)),
+            "anonymous-cleanup" => Arc::new(anonymous_cleanup::job(settings, world)),
+            "document-archival" => Arc::new(document_archival::job(settings, world)),
+            "anonymization" => Arc::new(anonymization::job(settings, world)),
+            "auth-log-archival" => Arc::new(auth_log_archival::job(settings, world)),
+            "retention" => Arc::new(retention::job(settings, world)),
+            other => panic!("no job {other}"),
+        }
+    }
+
+    fn section(&self, name: &str) -> (&'static str, &config::Job<Settings>) {
+        let sections = self.config.jobs.lifecycle();
+        let found = sections.into_iter().find(|(section, _)| section.replace('_', "-") == name);
+        found.unwrap_or_else(|| panic!("no section of {name}"))
+    }
+
+    /// When it runs.
+    pub fn table(&self, name: &str) -> Timetable {
+        let timing = &self.section(name).1.timing;
+        Timetable::new(&timing.cron, timing.zone).expect("a usable timetable")
     }
 
     /// A run that may write, at a time of the test's choice.
@@ -106,10 +139,6 @@ impl Place {
         let done = job.run(&mut run).await;
         done.unwrap_or_else(|e| panic!("{name} at {now}: {e:?}; {:?}", run.outcome));
         run.outcome
-    }
-
-    pub async fn run_to(&self, job: &dyn Job, run: &mut Run) -> Result<Outcome, JobError> {
-        job.run(run).await.map(|()| run.outcome.clone())
     }
 
     // Rows.

@@ -181,7 +181,9 @@ pub fn family(document: &str, session: &str, at: DateTime<Utc>) -> Item {
         "updatedAt": to_bson(at) })
     };
     let other = format!("{document}-other");
-    analysis(&format!("{document}-analysis"), document, at)
+    let mut analysis = analysis(&format!("{document}-analysis"), document, at);
+    analysis.keys.clear();
+    analysis
         .row(
             "typing_contexts",
             doc! {

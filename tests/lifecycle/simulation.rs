@@ -5,7 +5,7 @@ mod clock;
 mod events;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use contextd::schedule;
+use contextd::schedule::Timetable;
 
 use crate::{
     check::{compare, right, rules_of},
@@ -69,7 +69,7 @@ struct Due {
 }
 
 /// The slots of all jobs after `from`, up to `to`, in their order.
-fn slots(table: &[(&'static str, schedule::Timetable)], from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Due> {
+fn slots(table: &[(&'static str, Timetable)], from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<Due> {
     let mut due = Vec::new();
     for (job, table) in table {
         let mut at = from;
@@ -85,11 +85,7 @@ fn slots(table: &[(&'static str, schedule::Timetable)], from: DateTime<Utc>, to:
 async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
     println!("seed {seed}");
     let place = Place::with(SETTINGS).await;
-    let all = schedule::jobs(&place.config.jobs, &place.world).expect("usable timetables");
-    let table: Vec<_> = JOBS
-        .iter()
-        .map(|(name, _)| (*name, all.iter().find(|job| job.name() == *name).expect("a job").table().clone()))
-        .collect();
+    let table: Vec<_> = JOBS.iter().map(|(name, _)| (*name, place.table(name))).collect();
     let mut sim = Simulation {
         place,
         random: fastrand::Rng::with_seed(seed),

@@ -76,11 +76,10 @@ const OF_HOLD: [&str; 6] = ["entityType", "entityId", "placedAt", "liftedAt", "p
 /// AI interactions keep this where the policy has no rule for them.
 const OF_AI: [&str; 5] = ["timestamp", "promptTemplateId", "model", "acceptedSuggestions", "rejectedSuggestions"];
 
-/// The indexes that lead to what a user left.
+/// The indexes that lead to what a user left, beside those that rules and guards have.
 pub fn indexes() -> Vec<(&'static str, IndexModel)> {
-    let by_user = ["interactions", "ai_interactions", "auth_logs", TYPING, "analyses", "user_preferences"];
-    let by_session = ["auth_logs", "analyses"];
-    let named = NAMED.into_iter().chain(by_user.map(|of| (of, "userId"))).chain(by_session.map(|of| (of, "sessionId")));
+    let more = [("auth_logs", "sessionId"), ("analyses", "sessionId"), ("user_preferences", "userId")];
+    let named = NAMED.into_iter().chain(more);
     let sparse = |field: &str| {
         let options = IndexOptions::builder().sparse(true).build();
         IndexModel::builder().keys(doc! { field: 1 }).options(options).build()

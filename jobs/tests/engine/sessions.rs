@@ -93,8 +93,8 @@ async fn sessions_that_are_over_move_with_their_figures() {
     };
     assert_eq!(place.row("session_history", "idle").await, expected);
     let ended = place.row("session_history", "ended").await;
-    assert_eq!(ended.get_datetime("endedAt"), Ok(&ago(2)));
-    assert_eq!(ended.get_i64("durationMs"), Ok(13 * 60_000));
+    assert_eq!(ended.get_datetime("endedAt").ok(), Some(&ago(2)));
+    assert_eq!(ended.get_i64("durationMs").ok(), Some(13 * 60_000));
     for name in ["claimLeft", "fences", "lifecycle", "holdCount", "previousSessionId"] {
         assert!(!ended.contains_key(name), "{name}");
     }
@@ -103,7 +103,9 @@ async fn sessions_that_are_over_move_with_their_figures() {
     assert_eq!(closed, [("sessions/anon", "closed"), ("sessions/ended", "closed"), ("sessions/idle", "closed")]);
     let audit = place.all("audit_log").await;
     assert_eq!(audit.len(), 3);
-    assert!(audit.iter().all(|e| e.get_str("action") == Ok("lifecycle.archive-session") && e.contains_key("digest")));
+    assert!(
+        audit.iter().all(|e| e.get_str("action").ok() == Some("lifecycle.archive-session") && e.contains_key("digest"))
+    );
     assert_eq!(*place.keys.live.lock().unwrap(), ["other".to_owned()].into());
     assert!(place.keys.typing.lock().unwrap().contains(&("d0".into(), "idle".into())));
     assert!(place.keys.forgotten.lock().unwrap().contains(&("sessions".into(), "idle".into(), 4)));
@@ -250,8 +252,8 @@ async fn a_session_that_was_made_again_is_one_with_what_was_archived() {
     place.put("interactions", vec![interaction("2", "s", None, 2)]).await;
     assert_eq!(place.run().await.changed, 1);
     let row = place.row("session_history", "s").await;
-    assert_eq!((row.get_i64("interactionCount"), row.get_datetime("endedAt")), (Ok(2), Ok(&ago(1))));
-    assert_eq!(row.get_i64("durationMs"), Ok(109 * 60_000));
+    assert_eq!((row.get_i64("interactionCount").ok(), row.get_datetime("endedAt").ok()), (Some(2), Some(&ago(1))));
+    assert_eq!(row.get_i64("durationMs").ok(), Some(109 * 60_000));
     assert_eq!((previous(&row), place.all("audit_log").await.len()), (None, 2));
     place.end().await;
 }
