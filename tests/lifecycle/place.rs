@@ -100,6 +100,12 @@ impl Place {
 
     pub fn job_in(&self, name: &str, world: &World) -> Arc<dyn Job> {
         let world = world.clone();
+        let jobs = &self.config.jobs;
+        match name {
+            "orphan-sweep" => return Arc::new(orphan_sweep::job(jobs.orphan_sweep.settings.clone(), world)),
+            "reconciliation" => return Arc::new(reconciliation::job(jobs.reconciliation.settings.clone(), world)),
+            _ => {}
+        }
         let (_, section) = self.section(name);
         let settings = section.settings.clone();
         match name {
@@ -109,8 +115,6 @@ impl Place {
             "document-archival" => Arc::new(document_archival::job(settings, world)),
             "anonymization" => Arc::new(anonymization::job(settings, world)),
             "auth-log-archival" => Arc::new(auth_log_archival::job(settings, world)),
-            "orphan-sweep" => Arc::new(orphan_sweep::job(settings, world)),
-            "reconciliation" => Arc::new(reconciliation::job(settings, world)),
             "retention" => Arc::new(retention::job(settings, world)),
             other => panic!("no job {other}"),
         }
