@@ -124,7 +124,7 @@ impl Engine<'_> {
         throttle: &mut Throttle<'_>,
     ) -> Result<(), JobError> {
         let scan = Scan::new(rule, case, run.now);
-        let odd = scan.odd(run).await?;
+        let odd = scan.odd(run, self.world.policy.skew).await?;
         if odd.future + odd.undated > 0 {
             tracing::warn!(
                 rule = rule.name,
@@ -186,6 +186,11 @@ impl Engine<'_> {
         run.outcome.held += left.iter().filter(|(_, why)| *why == Left::Held).count() as u64;
         let counts = run.outcome.rule(&rule.name);
         for (_, why) in left {
+            // Found among dates: a list of dates, for instance.
+            if why == Left::Undated {
+                counts.undated += 1;
+                continue;
+            }
             *counts.left.entry(why.as_str().to_owned()).or_default() += 1;
         }
     }

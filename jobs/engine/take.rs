@@ -297,7 +297,8 @@ pub async fn unheld<'d>(
     taken: &mut Taken,
     txn: &mut Txn<'_>,
 ) -> Result<Vec<&'d Due>, JobError> {
-    let owners = guards::owners(due.iter().map(|item| &item.row));
+    let kin = guards::Kin::of(run, due.iter().map(|item| &item.row), Some(&mut *txn)).await?;
+    let owners: HashSet<_> = due.iter().flat_map(|item| kin.owners(&item.row)).collect();
     for (collection, of) in guards::OWNERS {
         let ids: Vec<&str> = owners.iter().filter(|owner| owner.0 == of).map(|(_, id)| id.as_str()).collect();
         if !ids.is_empty() {
@@ -307,7 +308,7 @@ pub async fn unheld<'d>(
     }
     let held = guards::held(run, owners, Some(txn)).await?;
     let (free, kept): (Vec<&Due>, Vec<&Due>) =
-        due.iter().partition(|item| guards::belongs(&item.row).all(|owner| !held.contains(&owner)));
+        due.iter().partition(|item| kin.owners(&item.row).iter().all(|owner| !held.contains(owner)));
     taken.left.extend(kept.into_iter().map(|item| (item.id.clone(), Left::Held)));
     Ok(free)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, Document, doc};
 use serde_json::json;
 
 use crate::{
@@ -72,6 +72,28 @@ fn hash(content: &str) -> String {
 
 fn content_hash(record: &Document) -> &str {
     text(record.get_document("content").unwrap_or_else(|e| panic!("{e}: {record}")), "hash")
+}
+
+#[tokio::test]
+async fn a_version_that_is_being_pruned_has_no_successor_and_is_no_base() {
+    let mut feed = with_document().await;
+    let long = "A sentence that is said again and again. ".repeat(50);
+    feed.one(version("a", "major", 1, "One."), "written").await;
+    feed.one(version("b", "ai", 2, &long), "written").await;
+    feed.one(decide("no", "v-b", "rejected", 3), "written").await;
+    let versions = feed.coll("document_versions");
+    let fence = doc! { "$set": { "state": "purging" }, "$unset": { "content": "" }, "$inc": { "_sync.rev": 1_i64 } };
+    versions.update_one(doc! { "_id": "v-b" }, fence).await.unwrap();
+    feed.one(version("c", "major", 4, &format!("{long} And more.")), "written").await;
+    let next = feed.record("document_versions", "v-c").await;
+    assert_eq!((number(&next, "versionNumber"), previous(&next)), (3, Some("v-a")));
+    assert!(!next.get_document("content").unwrap().get_str("base").is_ok_and(|base| base == "v-b"), "{next}");
+    // And once it is gone.
+    versions.delete_one(doc! { "_id": "v-b" }).await.unwrap();
+    versions.delete_one(doc! { "_id": "v-c" }).await.unwrap();
+    feed.one(version("d", "major", 5, "Four."), "written").await;
+    let next = feed.record("document_versions", "v-d").await;
+    assert_eq!((number(&next, "versionNumber"), previous(&next)), (4, Some("v-a")));
 }
 
 #[tokio::test]

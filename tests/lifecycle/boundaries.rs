@@ -24,7 +24,7 @@ fn odd(now: DateTime<Utc>) -> Vec<(&'static str, Option<Bson>, bool)> {
     let long_ago = now - TimeDelta::days(3650);
     let old = Bson::DateTime(to_bson(long_ago));
     vec![
-        ("future", Some(to_bson(now + TimeDelta::seconds(61)).into()), true),
+        ("future", Some(to_bson(now + TimeDelta::minutes(11)).into()), true),
         ("far-future", Some(to_bson(now + TimeDelta::days(3650)).into()), true),
         ("missing", None, false),
         ("null", Some(Bson::Null), false),
@@ -66,11 +66,12 @@ async fn boundary(place: &Place, case: &Case, now: DateTime<Utc>) -> Vec<String>
     let job = place.job(case.job);
     let (outcome, mut wrong) = checked(place, &*job, now, true).await;
     let counts = outcome.rules.get(case.rule).cloned().unwrap_or_default();
-    // Of the future is what is further ahead than clocks may differ.
+    // Of the future is what is further ahead than clocks may be off, and slack.
     let future = odd(now).iter().filter(|(.., future)| *future).count() as u64;
     let undated = odd(now).len() as u64 - future;
     let told = counts.undated + counts.left.get("lacking").copied().unwrap_or_default();
-    if (counts.done, counts.future, told) != (2, future, undated) {
+    // A row can be told by more than one case.
+    if counts.done != 2 || counts.future < future || told < undated {
         wrong.push(format!("2 done, {future} in the future, {undated} without a date: {counts:?}"));
     }
     // A second run changes nothing.

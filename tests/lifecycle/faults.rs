@@ -15,85 +15,87 @@ pub enum Side {
     After,
 }
 
-/// Counts calls, and from one point on lets none through: as if the process had been killed there.
+/// Counts the points before and after calls, and from one of them on lets nothing through: as if the process had been
+/// killed there. Calls may overlap.
 #[derive(Default)]
 pub struct Kill {
-    at: Option<(usize, Side)>,
-    calls: Mutex<Vec<String>>,
+    at: Option<usize>,
+    points: Mutex<Vec<(String, Side)>>,
     dead: AtomicBool,
 }
 
 impl Kill {
-    pub fn at(call: usize, side: Side) -> Self {
-        Self { at: Some((call, side)), ..Self::default() }
+    pub fn at(point: usize) -> Self {
+        Self { at: Some(point), ..Self::default() }
+    }
+
+    /// The points that were passed, in their order.
+    pub fn points(&self) -> Vec<(String, Side)> {
+        self.points.lock().expect("not poisoned").clone()
     }
 
     /// The calls that were made, in their order.
     pub fn calls(&self) -> Vec<String> {
-        self.calls.lock().expect("not poisoned").clone()
+        self.points().into_iter().filter(|(_, side)| *side == Side::Before).map(|(call, _)| call).collect()
     }
 
     pub fn happened(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
     }
 
-    fn die(&self, call: &str) -> Result<(), JobError> {
-        self.dead.store(true, Ordering::SeqCst);
-        Err(JobError::Failed(anyhow::anyhow!("killed at {call}")))
+    fn pass(&self, call: &str, side: Side) -> Result<(), JobError> {
+        let mut points = self.points.lock().expect("not poisoned");
+        if self.at == Some(points.len()) {
+            self.dead.store(true, Ordering::SeqCst);
+        }
+        points.push((call.to_owned(), side));
+        if self.happened() { Err(JobError::Failed(anyhow::anyhow!("killed at {call}"))) } else { Ok(()) }
     }
 }
 
 impl Faults for Kill {
     fn before(&self, call: &str) -> Result<(), JobError> {
-        let number = {
-            let mut calls = self.calls.lock().expect("not poisoned");
-            calls.push(call.to_owned());
-            calls.len() - 1
-        };
-        if self.happened() || self.at == Some((number, Side::Before)) { self.die(call) } else { Ok(()) }
+        self.pass(call, Side::Before)
     }
 
     fn after(&self, call: &str) -> Result<(), JobError> {
-        let number = self.calls.lock().expect("not poisoned").len() - 1;
-        if self.happened() || self.at == Some((number, Side::After)) { self.die(call) } else { Ok(()) }
+        self.pass(call, Side::After)
     }
 }
 
 /// Does something once, at one point.
 pub struct Meanwhile {
-    at: (usize, Side),
-    seen: Mutex<Vec<String>>,
+    at: usize,
+    seen: Mutex<usize>,
     act: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Meanwhile {
-    pub fn at(call: usize, side: Side, act: impl FnOnce() + Send + 'static) -> Self {
-        Self { at: (call, side), seen: Mutex::default(), act: Mutex::new(Some(Box::new(act))) }
+    pub fn at(point: usize, act: impl FnOnce() + Send + 'static) -> Self {
+        Self { at: point, seen: Mutex::default(), act: Mutex::new(Some(Box::new(act))) }
     }
 
-    fn maybe(&self, number: usize, side: Side) {
-        if self.at == (number, side)
-            && let Some(act) = self.act.lock().expect("not poisoned").take()
-        {
+    fn pass(&self) {
+        let here = {
+            let mut seen = self.seen.lock().expect("not poisoned");
+            *seen += 1;
+            *seen - 1 == self.at
+        };
+        let act = if here { self.act.lock().expect("not poisoned").take() } else { None };
+        if let Some(act) = act {
             act();
         }
     }
 }
 
 impl Faults for Meanwhile {
-    fn before(&self, call: &str) -> Result<(), JobError> {
-        let number = {
-            let mut seen = self.seen.lock().expect("not poisoned");
-            seen.push(call.to_owned());
-            seen.len() - 1
-        };
-        self.maybe(number, Side::Before);
+    fn before(&self, _: &str) -> Result<(), JobError> {
+        self.pass();
         Ok(())
     }
 
     fn after(&self, _: &str) -> Result<(), JobError> {
-        let number = self.seen.lock().expect("not poisoned").len() - 1;
-        self.maybe(number, Side::After);
+        self.pass();
         Ok(())
     }
 }

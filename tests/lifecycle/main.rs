@@ -7,6 +7,7 @@ mod faults;
 mod kills;
 mod model;
 mod place;
+mod plan;
 mod races;
 mod rows;
 mod services;

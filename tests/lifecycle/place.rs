@@ -16,7 +16,7 @@ use contextd::{
 };
 use contextd_jobs::{
     Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
-    kit::World, policy::Policy, retention, session_archival, version_pruning,
+    kit::World, orphan_sweep, policy::Policy, reconciliation, retention, session_archival, version_pruning,
 };
 use futures::TryStreamExt;
 use mongodb::{
@@ -100,6 +100,12 @@ impl Place {
 
     pub fn job_in(&self, name: &str, world: &World) -> Arc<dyn Job> {
         let world = world.clone();
+        let jobs = &self.config.jobs;
+        match name {
+            "orphan-sweep" => return Arc::new(orphan_sweep::job(jobs.orphan_sweep.settings.clone(), world)),
+            "reconciliation" => return Arc::new(reconciliation::job(jobs.reconciliation.settings.clone(), world)),
+            _ => {}
+        }
         let (_, section) = self.section(name);
         let settings = section.settings.clone();
         match name {
@@ -215,13 +221,11 @@ impl Place {
     /// As it is now.
     pub async fn stores(&self) -> Stores {
         let mut stores = Stores::default();
-        for name in self.db.list_collection_names().await.expect("names") {
-            if ["schema_migrations", "settled"].contains(&name.as_str()) || name.starts_with("system.") {
-                continue;
-            }
-            let rows = self.all(&name).await.into_iter().map(|row| (id_of(&row), row)).collect();
-            stores.rows.insert(name, rows);
-        }
+        let read = SEEN.iter().map(|name| async {
+            let rows = self.all(name).await.into_iter().map(|row| (id_of(&row), row)).collect();
+            ((*name).to_owned(), rows)
+        });
+        stores.rows.extend(futures::future::join_all(read).await);
         stores.hot = files(&self.hot()).into_iter().filter(|key| is_content(key)).collect();
         stores.archive = files(&self.archive()).into_iter().filter(|key| is_content(key)).collect();
         for key in self.keys().await {
@@ -264,14 +268,17 @@ impl Place {
 
     /// Nothing is left but the indexes.
     pub async fn clear(&self) {
-        for name in self.db.list_collection_names().await.expect("names") {
-            if name != "schema_migrations" && !name.starts_with("system.") {
-                self.coll(&name).delete_many(doc! {}).await.expect("deleted");
-            }
-        }
+        let names = self.db.list_collection_names().await.expect("names");
+        let ours = |name: &&String| *name != "schema_migrations" && !name.starts_with("system.");
+        let gone = names.iter().filter(ours).map(|name| async {
+            self.coll(name).delete_many(doc! {}).await.expect("deleted");
+        });
+        futures::future::join_all(gone).await;
+        // The directories stay: one that is gone is no empty one.
         for dir in ["hot", "archive", "audit"] {
-            // Not there: nothing to remove.
-            drop(std::fs::remove_dir_all(self.dir.path().join(dir)));
+            for entry in std::fs::read_dir(self.dir.path().join(dir)).into_iter().flatten() {
+                std::fs::remove_dir_all(entry.expect("an entry").path()).expect("removed");
+            }
         }
         let keys = self.keys().await;
         if !keys.is_empty() {
@@ -298,6 +305,27 @@ impl Place {
         self.db.drop().await.expect("dropped");
     }
 }
+
+/// Collections that are looked at.
+const SEEN: [&str; 17] = [
+    "sessions",
+    "session_history",
+    "documents",
+    "document_versions",
+    "users",
+    "ai_interactions",
+    "auth_logs",
+    "dead_letters",
+    "analyses",
+    "typing_contexts",
+    "interactions",
+    "context_links",
+    "job_runs",
+    "tombstones",
+    "audit_log",
+    "holds",
+    "user_preferences",
+];
 
 fn id_of(row: &Document) -> String {
     row.get("_id").map_or_else(String::new, |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned))

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use contextd_jobs::kit::to_bson;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use crate::{
@@ -109,6 +109,29 @@ fn item(case: &Case, id: &str, date: DateTime<Utc>) -> Item {
     item
 }
 
+/// Not taken by the rule, in part or whole.
+fn untouched(case: &Case, row: Option<&Document>) -> bool {
+    let Some(row) = row else { return false };
+    let state = text(row, "state");
+    state != Some("purging")
+        && match case.rule {
+            "deleted-user" => !row.contains_key("anonymizedAt"),
+            "inactive-document" => state == Some("active"),
+            _ => true,
+        }
+}
+
+/// Written, it keeps the item whenever it came: what it is about is either whole or it cannot be written. (A hold can be
+/// placed on what is archived or anonymized, and on the document of a version or the owner of a document that is gone.)
+fn always_keeps(case: &Case, op: &Op) -> bool {
+    match case.rule {
+        "deleted-document" | "anonymous-cleanup" => ![HOLD_USER.name, HOLD_SESSION.name].contains(&op.name),
+        "inactive-document" => op.task != HOLD.task,
+        "session-archival" => op.task == TOUCH_SESSION.task,
+        _ => false,
+    }
+}
+
 /// Everything of the item is there, or nothing; in words what is wrong.
 fn whole_or_gone(case: &Case, id: &str, stores: &Stores, protected: bool) -> Vec<String> {
     let row = stores.row(case.on, id);
@@ -140,8 +163,8 @@ fn whole_or_gone(case: &Case, id: &str, stores: &Stores, protected: bool) -> Vec
     if there && row.is_some_and(|row| text(row, "state") == Some("purging")) {
         wrong.push("it stays fenced".into());
     }
-    if protected && !there {
-        wrong.push("it was written, and the item is gone".into());
+    if protected && !untouched(case, row) {
+        wrong.push(format!("it was written, and the item was taken: {row:?}"));
     }
     wrong.extend(stores.misplaced().into_iter().filter(|line| line.contains(id)));
     wrong
@@ -162,15 +185,16 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
     let whole = Arc::new(Kill::default());
     let job = place.job(case.job);
     job.run(&mut place.at(&*job, now).with_faults(whole.clone())).await.expect("an undisturbed run");
-    let calls = whole.calls();
+    let points = whole.points();
     let mut wrong = Vec::new();
     let (mut written, mut late) = (0, 0);
     for op in ops {
-        for (number, call) in calls.iter().enumerate() {
-            for side in if number == 0 { &[Side::Before, Side::After][..] } else { &[Side::After] } {
+        for (number, (call, side)) in points.iter().enumerate() {
+            // Before a call is after the one before it.
+            if number == 0 || *side == Side::After {
                 let id = format!("{}-{number}-{side:?}", op.name.replace(' ', "-"));
                 place.put(&[item(&case, &id, due)]).await;
-                let told = Arc::new(Mutex::new((String::new(), [0; 5])));
+                let told = Arc::new(Mutex::new((String::new(), [0; 5], false)));
                 let act = {
                     let (worker, told, id) = (worker.clone(), told.clone(), id.clone());
                     move || {
@@ -178,22 +202,24 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
                             let mut worker = worker.lock().expect("not poisoned");
                             let before = worker.counts();
                             let data = (op.data)(&id, &contextd::clock::now().to_rfc3339());
-                            *told.lock().expect("not poisoned") =
-                                (worker.task(op.task, &data, Duration::from_millis(700)), before);
+                            let outcome = worker.task(op.task, &data, Duration::from_millis(700));
+                            let row = worker.look(case.on, &id);
+                            let there = outcome != "waits" && untouched(&case, row.as_ref());
+                            *told.lock().expect("not poisoned") = (outcome, before, there);
                         };
                         // A runtime cannot be entered twice.
                         std::thread::spawn(get).join().expect("done");
                     }
                 };
-                let faults = Arc::new(Meanwhile::at(number, *side, act));
+                let faults = Arc::new(Meanwhile::at(number, act));
                 let ended = job.run(&mut place.at(&*job, now).with_faults(faults)).await;
-                let (mut outcome, before) = told.lock().expect("not poisoned").clone();
+                let (mut outcome, before, in_time) = told.lock().expect("not poisoned").clone();
                 if outcome == "waits" {
                     let worker = worker.clone();
                     let later = move || worker.lock().expect("not poisoned").later(&before);
                     outcome = tokio::task::spawn_blocking(later).await.expect("done");
                 }
-                let what = format!("{} after call {number} ({call}), {side:?}: {outcome}", op.name);
+                let what = format!("{} at point {number} ({call}): {outcome}", op.name);
                 if let Err(e) = ended {
                     println!("{what}: the run: {e}");
                 }
@@ -202,7 +228,9 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
                     wrong.push(format!("{what}: the next run: {e}"));
                 }
                 let stores = place.stores().await;
-                let mine = whole_or_gone(&case, &id, &stores, outcome == "written");
+                // A version that is restored lives on as the new one.
+                let keeps = op.task != RESTORE_VERSION.task && (in_time || always_keeps(&case, op));
+                let mine = whole_or_gone(&case, &id, &stores, outcome == "written" && keeps);
                 wrong.extend(mine.into_iter().map(|line| format!("{what}: {line}")));
                 match outcome.as_str() {
                     "written" => written += 1,
@@ -215,7 +243,7 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
             }
         }
     }
-    println!("{rule} {name}: {} calls, {written} written, {late} too late", calls.len());
+    println!("{rule} {name}: {} points, {written} written, {late} too late", points.len());
     tokio::task::spawn_blocking(move || drop(worker)).await.expect("stopped");
     Arc::into_inner(place).expect("no other user").end().await;
     right(&format!("{rule} {name}"), &wrong);

@@ -150,7 +150,10 @@ pub fn ai(id: &str, user: Option<&str>, document: Option<&str>, at: DateTime<Utc
             row.insert(name, value);
         }
     }
-    Item::default().row("ai_interactions", row)
+    let value = format!(
+        "{{\"f\":1,\"rev\":1,\"at\":0,\"s\":\"FULL\",\"z\":0,\"n\":\"ai_interactions\"}}\n{{\"_id\":\"{id}\"}}"
+    );
+    Item::default().row("ai_interactions", row).key(format!("cache:ai:key-{id}"), &value)
 }
 
 pub fn auth(id: &str, user: &str, at: DateTime<Utc>) -> Item {

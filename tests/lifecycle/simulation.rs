@@ -13,7 +13,7 @@ use crate::{
     place::Place,
 };
 
-/// Slots that summer time skips or repeats are among them.
+/// Nothing to wait for: the database is the test's own. Slots that summer time skips or repeats are among them.
 const SETTINGS: &str = r#"
 [policy.rules.archive-end]
 enabled = true
@@ -21,24 +21,45 @@ enabled = true
 [jobs.session_archival]
 cron = "20 * * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.version_pruning]
 cron = "40 * * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.anonymous_cleanup]
 cron = "50 * * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.retention]
 cron = "30 2 * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.document_archival]
 cron = "5 3 * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.anonymization]
 cron = "59 1 * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 [jobs.auth_log_archival]
 cron = "0 0 * * *"
 zone = "Europe/Berlin"
+lag = "0s"
+latency = "0s"
+yield_share = 1.0
 "#;
 
 const JOBS: [(&str, i64); 7] = [
@@ -115,7 +136,7 @@ async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
             }
             let outcome = sim.place.run(due.job, due.at).await;
             runs += 1;
-            if expected == 0 && outcome.changed == 0 && !sim.random.u8(0..24) == 0 {
+            if expected == 0 && outcome.changed == 0 && sim.random.u8(0..24) > 0 {
                 continue;
             }
             let after = sim.place.stores().await;

@@ -5,13 +5,13 @@ use contextd_jobs::{
     kit::to_bson,
     policy::{Guard, Policy, Rule},
 };
-use mongodb::bson::Bson;
+use mongodb::bson::{Bson, doc};
 
 use crate::{
     boundaries::at,
     check::{checked, right},
     place::Place,
-    rows::{CASES, Case, Item, OPTED_IN, Version, analysis, session, user, version},
+    rows::{CASES, Case, Item, OPTED_IN, Version, analysis, document, session, user, version},
 };
 
 /// A policy with one term less, and what was taken out.
@@ -46,7 +46,7 @@ fn mutants(policy: &Policy) -> Vec<(String, String, Policy)> {
 }
 
 /// Rows that each keep for one reason only, and those that go.
-fn population(now: DateTime<Utc>, job: &str, policy: &Policy) -> Vec<Item> {
+pub fn population(now: DateTime<Utc>, job: &str, policy: &Policy) -> Vec<Item> {
     let mut items = vec![user("u1", now - TimeDelta::days(1000)), user("held-user", now - TimeDelta::days(1000))];
     items[1].edit("users", "held-user").insert("holdCount", 1_i64);
     for case in CASES.iter().filter(|case| case.job == job) {
@@ -96,8 +96,45 @@ fn population(now: DateTime<Utc>, job: &str, policy: &Policy) -> Vec<Item> {
             row.insert("userId", "held-user");
             items.push(item);
         }
+        items.extend(held_from_afar(case, &id("far"), due));
     }
     items
+}
+
+/// Items that belong to something held, which is not their own `userId`.
+fn held_from_afar(case: &Case, id: &str, due: DateTime<Utc>) -> Vec<Item> {
+    let held = |mut item: Item, collection: &str, id: &str| {
+        item.edit(collection, id).insert("holdCount", 1_i64);
+        item
+    };
+    match case.rule {
+        "anonymous-mark" | "anonymous-cleanup" => {
+            let session_id = format!("{id}-session");
+            let mut item = case.item(id, due);
+            if case.case != "unmarked" {
+                item = item.and(session(&session_id, None, due));
+                item.edit("sessions", &session_id).extend(doc! { "state": "ended", "endedAt": to_bson(due) });
+            }
+            vec![held(item, "sessions", &session_id)]
+        }
+        "minor-version" | "ai-version" => {
+            let of_user = format!("{id}-of-user");
+            let mut theirs = case.item(&of_user, due);
+            theirs.edit("documents", &format!("{of_user}-document")).insert("userId", "held-user");
+            vec![held(case.item(id, due), "documents", &format!("{id}-document")), theirs]
+        }
+        "analysis-result" => {
+            let of = format!("{id}-document");
+            vec![held(case.item(id, due).and(document(&of, Some("u1"), None, due)), "documents", &of)]
+        }
+        "ai-interaction-30" | "ai-interaction-90" => {
+            let of = format!("{id}-document");
+            let mut item = case.item(id, due).and(document(&of, Some("u1"), None, due));
+            item.edit("ai_interactions", id).insert("documentId", &of);
+            vec![held(item, "documents", &of)]
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// An item that only this guard keeps.
@@ -132,6 +169,16 @@ fn guarded(case: &Case, guard: Guard, id: &str, due: DateTime<Utc>, now: DateTim
     }
 }
 
+/// Terms whose removal changes nothing: the action looks again itself, in its transaction; and a user's session that was
+/// idle for a day has been idle for half an hour, too.
+const REDUNDANT: [(&str, &str); 5] = [
+    ("session-archival", "anonymous absent userId"),
+    ("minor-version", "NotCurrent"),
+    ("minor-version", "NoDeltaBase"),
+    ("ai-version", "NotCurrent"),
+    ("ai-version", "NoDeltaBase"),
+];
+
 async fn terms_of(job: &str) {
     let now = at();
     let place = Place::with(OPTED_IN).await;
@@ -147,7 +194,8 @@ async fn terms_of(job: &str) {
         // Another policy of the same version would be refused: nothing of the one before is left after `clear`.
         let (_, wrong) = checked(&place, &*place.job_under(job, mutant), now, true).await;
         println!("{what}: {} differences, as {:?}", wrong.len(), wrong.first());
-        if wrong.is_empty() {
+        if wrong.is_empty() && !REDUNDANT.iter().any(|(rules, guard)| what.starts_with(rules) && what.ends_with(guard))
+        {
             unnoticed.push(what);
         }
     }

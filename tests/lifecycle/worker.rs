@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mongodb::bson::{Document, doc};
 use redis::Commands;
 use serde_json::{Value, json};
 
@@ -18,6 +19,7 @@ pub struct Worker {
     namespace: String,
     runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
+    mongo: mongodb::Database,
     sent: u64,
 }
 
@@ -44,7 +46,11 @@ impl Worker {
             .expect("the binary starts");
         let redis = redis::Client::open(place.config.redis.url.as_str()).expect("a URL");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let uri = &place.config.mongodb.uri;
+        let mongo = runtime.block_on(mongodb::Client::with_uri_str(uri)).expect("MongoDB answers");
+        let mongo = mongo.database(place.db.name());
         let worker = Self {
+            mongo,
             child,
             port,
             redis,
@@ -109,6 +115,12 @@ impl Worker {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// As it is at this moment.
+    pub fn look(&self, collection: &str, id: &str) -> Option<Document> {
+        let rows = self.mongo.collection::<Document>(collection);
+        self.runtime.block_on(async { rows.find_one(doc! { "_id": id }).await }).expect("found")
     }
 
     /// What became of a task that waited: all but it had ended in `before`.
