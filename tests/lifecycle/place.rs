@@ -16,7 +16,7 @@ use contextd::{
 };
 use contextd_jobs::{
     Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
-    kit::World, orphan_sweep, policy::Policy, reconciliation, retention, session_archival, version_pruning,
+    kit::World, policy::Policy, retention, session_archival, version_pruning,
 };
 use futures::TryStreamExt;
 use mongodb::{
@@ -109,8 +109,6 @@ impl Place {
             "document-archival" => Arc::new(document_archival::job(settings, world)),
             "anonymization" => Arc::new(anonymization::job(settings, world)),
             "auth-log-archival" => Arc::new(auth_log_archival::job(settings, world)),
-            "orphan-sweep" => Arc::new(orphan_sweep::job(settings, world)),
-            "reconciliation" => Arc::new(reconciliation::job(settings, world)),
             "retention" => Arc::new(retention::job(settings, world)),
             other => panic!("no job {other}"),
         }
