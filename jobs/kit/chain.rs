@@ -153,3 +153,6 @@ fn id_of(entry: &RawDocument) -> String {
         _ => "without an id".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,15 @@ pub struct Run {
     faults: Option<std::sync::Arc<dyn Faults>>,
 }
 
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("Run");
+        out.field("job", &self.job).field("tick", &self.tick).field("now", &self.now);
+        out.field("dry_run", &self.dry_run).field("outcome", &self.outcome).field("resume", &self.resume);
+        out.finish_non_exhaustive()
+    }
+}
+
 /// A worker's clock.
 pub type WorkerClock = std::sync::Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
 

@@ -48,8 +48,9 @@ pub(super) const COLLECTIONS: [Known; 30] = [
         "recentText", "clientTime"]),
     rows("sessions", &["userId", "documentId", "status", "context", "metadata", "startedAt", "lastActivityAt", "endedAt",
         "reason", "evaluation", "evaluatedAt", "interactionCount", "claimedBy", "claimedAt", "previousSessionId"]),
-    rows("session_history", &["sessionId", "userId", "documentId", "documentIds", "startedAt", "endedAt", "lastActivityAt",
-        "reason", "interactionCount", "durationMs", "documents", "previousSessionId", "claimedBy", "claimedAt", "ownerType"]),
+    rows("session_history", &["sessionId", "userId", "documentId", "status", "context", "metadata", "startedAt", "endedAt",
+        "lastActivityAt", "reason", "evaluation", "evaluatedAt", "interactionCount", "durationMs", "documentsTouched",
+        "previousSessionId", "previousEndedAt", "claimedBy", "claimedAt"]),
     rows("interactions", &["sessionId", "userId", "documentId", "role", "request", "response", "context", "metadata",
         "processingTimeMs", "timestamp", "evaluation", "evaluatedAt"]),
     rows("users", &["email", "emailHash", "firstName", "lastName", "passwordHash", "accountStatus", "lastLogin", "metadata"]),
@@ -149,25 +150,21 @@ pub fn shipped_indexes() -> Vec<Index> {
     indexes
 }
 
-/// What guards, actions and erasures look up: collection, keys, and the filter of a partial index.
-pub fn lookup_indexes() -> Vec<(&'static str, Document, Option<Document>)> {
-    let sparse = |field: &str| Some(doc! { field: { "$exists": true } });
-    vec![
-        ("tombstones", doc! { "state": 1, "rule": 1, "_id": 1 }, None),
+/// What guards, actions and erasures look up: collection, keys, and whether rows without the field are left out.
+pub fn lookup_indexes() -> [(&'static str, Document, bool); 11] {
+    [
+        ("tombstones", doc! { "state": 1, "rule": 1, "_id": 1 }, false),
         // Whose difference is stored to which version.
-        ("document_versions", doc! { "content.base": 1 }, sparse("content.base")),
-        ("typing_contexts", doc! { "documentId": 1 }, None),
-        ("typing_contexts", doc! { "sessionId": 1 }, None),
-        ("typing_contexts", doc! { "userId": 1 }, sparse("userId")),
-        ("interactions", doc! { "documentId": 1 }, sparse("documentId")),
-        ("interactions", doc! { "userId": 1 }, sparse("userId")),
+        ("document_versions", doc! { "content.base": 1 }, true),
+        ("typing_contexts", doc! { "documentId": 1 }, false),
+        ("typing_contexts", doc! { "sessionId": 1 }, false),
+        ("typing_contexts", doc! { "userId": 1 }, true),
+        ("interactions", doc! { "documentId": 1 }, true),
+        ("interactions", doc! { "userId": 1 }, true),
         // Contents that have yet to follow their row to the other tier, or owner.
-        ("documents", doc! { "moveLeft": 1 }, sparse("moveLeft")),
-        ("session_history", doc! { "userId": 1 }, sparse("userId")),
-        ("session_history", doc! { "sessionId": 1 }, sparse("sessionId")),
-        ("session_history", doc! { "documentId": 1 }, sparse("documentId")),
-        ("auth_logs", doc! { "userId": 1 }, sparse("userId")),
-        ("ai_interactions", doc! { "userId": 1 }, sparse("userId")),
-        ("analyses", doc! { "userId": 1 }, sparse("userId")),
+        ("documents", doc! { "moveLeft": 1 }, true),
+        ("auth_logs", doc! { "userId": 1 }, true),
+        ("ai_interactions", doc! { "userId": 1 }, true),
+        ("analyses", doc! { "userId": 1 }, true),
     ]
 }

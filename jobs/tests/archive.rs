@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use common::{Cut, Place, at, date, rule};
 use contextd_jobs::{
+    JobError,
     engine::{
         archive_rows,
         unarchive::{Unarchived, flagged, unarchive},
@@ -80,6 +81,19 @@ async fn is_in(place: &Place, id: &str, tier: Tier) {
     }
 }
 
+async fn runs(place: &Place, rules: &[Rule], now: DateTime<Utc>) -> Result<Run, JobError> {
+    run_with(place, rules, now, |run| run).await
+}
+
+async fn run_with(
+    place: &Place,
+    rules: &[Rule],
+    now: DateTime<Utc>,
+    with: impl FnOnce(Run) -> Run,
+) -> Result<Run, JobError> {
+    place.run_with(rules, now, with).await.map_err(|(_, error)| error)
+}
+
 fn by_hand(place: &Place, now: DateTime<Utc>) -> Run {
     let mut run = Run::new(&place.db, "test", now, now, CancellationToken::new(), None).simulated(now);
     run.dry_run = false;
@@ -100,7 +114,7 @@ async fn abandon(place: &Place) {
 #[tokio::test]
 async fn contents_go_to_the_archive_and_come_back() {
     let place = prepared("archive", &["d1", "d2"]).await;
-    let run = place.run(&inactive(), now()).await.expect("it runs");
+    let run = runs(&place, &inactive(), now()).await.expect("it runs");
     assert_eq!(run.outcome.by_action["archive"], 2);
     for id in ["d1", "d2"] {
         is_in(&place, id, Tier::Archive).await;
@@ -108,7 +122,7 @@ async fn contents_go_to_the_archive_and_come_back() {
         assert_eq!((row.get_str("state").unwrap(), row.get("archivedAt")), ("archived", Some(&date(now()))));
     }
     assert_eq!(place.count("audit_log", doc! { "action": "lifecycle.archive" }).await, 2);
-    let again = place.run(&inactive(), now()).await.expect("it runs");
+    let again = runs(&place, &inactive(), now()).await.expect("it runs");
     assert_eq!(again.outcome.changed, 0);
 
     // By a use, which sets the flag; and by command.
@@ -129,7 +143,7 @@ async fn contents_go_to_the_archive_and_come_back() {
     assert_eq!(command("d2").await, Unarchived::Nothing);
     assert_eq!(command("nobody").await, Unarchived::Missing);
     // The command counts as a use.
-    let run = place.run(&inactive(), now()).await.expect("it runs");
+    let run = runs(&place, &inactive(), now()).await.expect("it runs");
     assert_eq!(run.outcome.by_action.get("archive"), Some(&1));
     is_in(&place, "d2", Tier::Hot).await;
     assert_eq!(place.count("audit_log", doc! { "action": "lifecycle.unarchive" }).await, 2);
@@ -139,14 +153,14 @@ async fn contents_go_to_the_archive_and_come_back() {
 async fn cut_off_anywhere_the_next_run_makes_it_good() {
     let place = prepared("archive_calls", &["d"]).await;
     let count = Cut::never();
-    place.run_with(&inactive(), now(), |run| run.with_faults(count.clone())).await.expect("it runs");
+    run_with(&place, &inactive(), now(), |run| run.with_faults(count.clone())).await.expect("it runs");
     for at in 1..=count.calls() {
         for after in [false, true] {
             let place = prepared("archive_cut", &["d"]).await;
-            let cut = place.run_with(&inactive(), now(), |run| run.with_faults(Cut::new(at, after))).await;
+            let cut = run_with(&place, &inactive(), now(), |run| run.with_faults(Cut::new(at, after))).await;
             assert!(cut.is_err(), "call {at}");
             abandon(&place).await;
-            place.run(&inactive(), now()).await.map_err(|(_, e)| e).expect("the next run ends");
+            runs(&place, &inactive(), now()).await.expect("the next run ends");
             is_in(&place, "d", Tier::Archive).await;
             assert_eq!(place.count("audit_log", doc! {}).await, 1);
         }
@@ -157,7 +171,7 @@ async fn cut_off_anywhere_the_next_run_makes_it_good() {
 async fn cut_off_anywhere_contents_come_back_all_the_same() {
     let archived = async |name: &str| {
         let place = prepared(name, &["d"]).await;
-        place.run(&inactive(), now()).await.expect("it runs");
+        runs(&place, &inactive(), now()).await.expect("it runs");
         place
     };
     let place = archived("unarchive_calls").await;
@@ -172,7 +186,7 @@ async fn cut_off_anywhere_contents_come_back_all_the_same() {
             assert!(unarchive(&place.world(vec![]), &run, &"d".into()).await.is_err(), "call {at}");
             abandon(&place).await;
             // The job goes on with a move that was cut off; the command does the rest.
-            place.run(&[], now()).await.map_err(|(_, e)| e).expect("a run");
+            runs(&place, &[], now()).await.expect("a run");
             let run = by_hand(&place, now());
             contextd_jobs::engine::finish_moves(&place.world(vec![]), &run).await.expect("it ends");
             let done = unarchive(&place.world(vec![]), &run, &"d".into()).await.expect("it answers");
@@ -186,7 +200,7 @@ async fn cut_off_anywhere_contents_come_back_all_the_same() {
 async fn what_is_damaged_is_told_and_others_go_on() {
     let place = prepared("archive_damaged", &["d1", "d2", "d3"]).await;
     place.objects.write(Tier::Hot, "documents/u/d1/0", b"short");
-    let run = place.run(&inactive(), now()).await.expect("it runs");
+    let run = runs(&place, &inactive(), now()).await.expect("it runs");
     assert_eq!((run.outcome.by_action["archive"], run.outcome.rules["inactive-document"].left["stuck"]), (2, 1));
     assert_eq!(place.row("documents", "d1").await.unwrap().get_str("state").unwrap(), "active");
 
@@ -207,10 +221,10 @@ async fn what_is_damaged_is_told_and_others_go_on() {
 async fn a_store_that_is_away_stops_the_run_and_nothing_is_lost() {
     let place = prepared("archive_away", &["d"]).await;
     *place.objects.down.lock().unwrap() = true;
-    let (_, error) = place.run(&inactive(), now()).await.err().expect("it stops");
+    let error = runs(&place, &inactive(), now()).await.err().expect("it stops");
     assert!(error.is_transient(), "{error}");
     *place.objects.down.lock().unwrap() = false;
-    place.run(&inactive(), now()).await.expect("it runs");
+    runs(&place, &inactive(), now()).await.expect("it runs");
     is_in(&place, "d", Tier::Archive).await;
 }
 
@@ -221,7 +235,7 @@ struct Between {
 }
 
 impl contextd_jobs::kit::Faults for Between {
-    fn before(&self, call: &str) -> Result<(), contextd_jobs::JobError> {
+    fn before(&self, call: &str) -> Result<(), JobError> {
         if call == "begin" {
             let (db, change) = (self.place.db.clone(), self.change.clone());
             tokio::task::block_in_place(|| {
@@ -234,7 +248,7 @@ impl contextd_jobs::kit::Faults for Between {
         Ok(())
     }
 
-    fn after(&self, _: &str) -> Result<(), contextd_jobs::JobError> {
+    fn after(&self, _: &str) -> Result<(), JobError> {
         Ok(())
     }
 }
@@ -254,11 +268,7 @@ async fn who_touches_or_holds_a_document_between_copy_and_transaction_wins() {
             anchors: place.anchors.clone(),
         };
         let between = std::sync::Arc::new(Between { place: other, change });
-        let run = place
-            .run_with(&inactive(), now(), |run| run.with_faults(between))
-            .await
-            .map_err(|(_, e)| e)
-            .expect("it runs");
+        let run = place.run_with(&inactive(), now(), |run| run.with_faults(between)).await.expect("it runs");
         assert_eq!(run.outcome.rules["inactive-document"].left.get(why), Some(&1), "{name}: {:?}", run.outcome);
         let row = place.row("documents", "d").await.unwrap();
         assert!(!row.get_document("content").unwrap().contains_key("tier"), "{name}");
@@ -318,7 +328,7 @@ fn rows(place: &Place) -> Vec<Document> {
 #[tokio::test]
 async fn old_rows_go_to_files_that_have_an_end() {
     let place = logs("rows").await;
-    let run = place.run(&auth_log(), now()).await.expect("it runs");
+    let run = runs(&place, &auth_log(), now()).await.expect("it runs");
     assert_eq!(run.outcome.by_action["archive-rows"], 150);
     assert_eq!(place.count("auth_logs", doc! {}).await, 1);
     assert_eq!(archived(&place), (0..150).map(|n| format!("log-{n:03}")).collect::<Vec<_>>());
@@ -333,13 +343,13 @@ async fn old_rows_go_to_files_that_have_an_end() {
     assert_eq!(row.get_document("_sync").unwrap().get("rev"), Some(&Bson::Int64(1)));
 
     // On its last day a file is still there; when somebody in it is held, longer.
-    place.run(&auth_log(), at("2026-06-11T23:00:00Z")).await.expect("it runs");
+    runs(&place, &auth_log(), at("2026-06-11T23:00:00Z")).await.expect("it runs");
     assert_eq!(place.objects.all().len() as u64, files);
     place.insert("users", [doc! { "_id": "u2", "holdCount": 1_i64 }]).await;
-    let run = place.run(&auth_log(), at("2026-06-12T00:10:00Z")).await.expect("it runs");
+    let run = runs(&place, &auth_log(), at("2026-06-12T00:10:00Z")).await.expect("it runs");
     assert_eq!((place.objects.all().len() as u64, run.outcome.held), (files, files));
     place.db.collection::<Document>("users").delete_many(doc! {}).await.expect("deleted");
-    let run = place.run(&auth_log(), at("2026-06-12T00:10:00Z")).await.expect("it runs");
+    let run = runs(&place, &auth_log(), at("2026-06-12T00:10:00Z")).await.expect("it runs");
     assert_eq!((place.objects.all().len(), run.outcome.by_action["archive-end"]), (0, files));
     assert_eq!(place.count("audit_log", doc! { "action": "lifecycle.archive-end" }).await, files);
 }
@@ -347,7 +357,7 @@ async fn old_rows_go_to_files_that_have_an_end() {
 #[tokio::test]
 async fn an_erased_user_is_in_no_file() {
     let place = logs("rows_erased").await;
-    place.run(&auth_log(), now()).await.expect("it runs");
+    runs(&place, &auth_log(), now()).await.expect("it runs");
     let (world, run) = (place.world(auth_log().to_vec()), by_hand(&place, now()));
     let erased = archive_rows::erase_user(&world, &run, "u1").await.expect("it answers");
     assert_eq!((erased.rows, erased.unread.len()), (50, 0));
@@ -360,7 +370,7 @@ async fn an_erased_user_is_in_no_file() {
     let again = archive_rows::erase_user(&world, &run, "u1").await.expect("it answers");
     assert_eq!(again.rows, 0);
     // The new files are known: no later run takes them for unfinished.
-    place.run(&auth_log(), now() + TimeDelta::days(5)).await.expect("it runs");
+    runs(&place, &auth_log(), now() + TimeDelta::days(5)).await.expect("it runs");
     assert_eq!(archived(&place).len(), 150);
 }
 
@@ -368,18 +378,23 @@ async fn an_erased_user_is_in_no_file() {
 async fn cut_off_anywhere_no_row_is_lost_or_kept_twice() {
     let place = logs("rows_calls").await;
     let count = Cut::never();
-    place.run_with(&auth_log(), now(), |run| run.with_faults(count.clone())).await.expect("it runs");
-    // Two pages make the same calls: every other one is enough.
+    run_with(&place, &auth_log(), now(), |run| run.with_faults(count.clone())).await.expect("it runs");
     for at in 1..=count.calls() {
         let place = logs("rows_cut").await;
-        let cut = place.run_with(&auth_log(), now(), |run| run.with_faults(Cut::new(at, at % 2 == 0))).await;
+        let cut = run_with(&place, &auth_log(), now(), |run| run.with_faults(Cut::new(at, at % 2 == 0))).await;
         assert!(cut.is_err(), "call {at}");
-        place.run(&auth_log(), now()).await.map_err(|(_, e)| e).expect("the next run ends");
+        runs(&place, &auth_log(), now()).await.expect("the next run ends");
         assert_eq!(place.count("auth_logs", doc! {}).await, 1);
         // A file that was not finished holds rows that another one has, too, until it is removed.
         let mut ids = archived(&place);
         ids.dedup();
         assert_eq!(ids.len(), 150, "call {at}");
+        for path in place.objects.all() {
+            let file = std::fs::File::options().write(true).open(place.objects.root.join(path)).expect("the file");
+            file.set_modified((now() - TimeDelta::days(2)).into()).expect("a date");
+        }
+        runs(&place, &auth_log(), now()).await.expect("the next run ends");
+        assert_eq!(archived(&place), ids, "call {at}");
     }
 }
 
@@ -387,7 +402,7 @@ async fn cut_off_anywhere_no_row_is_lost_or_kept_twice() {
 struct Changing(mongodb::Database);
 
 impl contextd_jobs::kit::Faults for Changing {
-    fn before(&self, call: &str) -> Result<(), contextd_jobs::JobError> {
+    fn before(&self, call: &str) -> Result<(), JobError> {
         if call == "begin" {
             tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(async {
@@ -400,7 +415,7 @@ impl contextd_jobs::kit::Faults for Changing {
         Ok(())
     }
 
-    fn after(&self, _: &str) -> Result<(), contextd_jobs::JobError> {
+    fn after(&self, _: &str) -> Result<(), JobError> {
         Ok(())
     }
 }
@@ -409,8 +424,7 @@ impl contextd_jobs::kit::Faults for Changing {
 async fn a_row_that_changes_meanwhile_stays_and_is_in_no_file() {
     let place = logs("rows_changing").await;
     let changing = std::sync::Arc::new(Changing(place.db.clone()));
-    let run =
-        place.run_with(&auth_log(), now(), |run| run.with_faults(changing)).await.map_err(|(_, e)| e).expect("it runs");
+    let run = run_with(&place, &auth_log(), now(), |run| run.with_faults(changing)).await.expect("it runs");
     assert_eq!(run.outcome.by_action["archive-rows"], 149);
     assert_eq!(run.outcome.rules["auth-log"].left["changed"], 1);
     assert!(place.row("auth_logs", "log-007").await.is_some());

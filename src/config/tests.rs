@@ -369,6 +369,8 @@ fn secrets_come_from_files_and_never_show() {
     .unwrap();
     assert_eq!(config.redis.url, "redis://user:hunter2@host/0");
     assert!(!format!("{config:?}").contains("hunter2"));
+    let audit = with("", &[("CONTEXTD_AUDIT__KEY", "hunter2, sixteen and more")]).unwrap().audit;
+    assert!(audit.secret().is_some() && !format!("{audit:?}").contains("hunter2"));
     assert_eq!(
         resolve(None, vars(), no_files).unwrap_err().to_string(),
         "configuration: CONTEXTD_REDIS__URL_FILE: cannot read the file it names: entity not found"
@@ -381,6 +383,7 @@ fn secrets_come_from_files_and_never_show() {
         "[mongodb]\nuri = \"http://user:hunter2@host\"",
         "[otlp]\nendpoint = \"ftp://user:hunter2@host\"",
         "[encryption]\nkeys = \"hunter2\"",
+        "[audit]\nkey = \"hunter2\"",
         "[encryption]\nkeys = \"k1:hunter2\"",
         "[encryption]\nkeys = \"hunter2!:AAAA\"",
     ] {
@@ -472,4 +475,30 @@ fn the_figures_of_the_seeds_are_the_defaults() {
     }
     assert_eq!(config.analysis.redis_ttl.as_secs(), 3_600);
     assert_eq!((config.cache.live_user.as_secs(), config.cache.live_anonymous.as_secs()), (30 * 60, 24 * 3_600));
+}
+
+#[test]
+fn the_lifecycle_policy_is_laid_over_the_shipped_one() {
+    let vars = [("CONTEXTD_POLICY__ACCESS_SLACK", "20m"), ("CONTEXTD_POLICY__REGION", "eu")];
+    let file = "[policy.rules.minor-version]\nafter = \"48h\"\n[policy.regions.eu.rules.auth-log]\nafter = \"10d\"";
+    let policy = with(file, &vars).unwrap().policy;
+    assert_eq!((policy.region.as_str(), policy.access_slack), ("eu", Duration::from_secs(1_200)));
+    let hours = |rule: &str| policy.rule(rule).unwrap().cases[0].after.as_secs() / 3_600;
+    assert_eq!((hours("minor-version"), hours("auth-log"), hours("deleted-document")), (48, 240, 720));
+    // A cache that answers for longer than the slack makes it longer; by itself it is as declared.
+    let slack = |file: &str| with(file, &[]).unwrap().policy.access_slack.as_secs();
+    assert_eq!(slack(""), 360);
+    assert_eq!(slack("[cache.kinds.document.strategies]\nFULL = { ttl = \"1h\", fields = [\"*\"] }"), 3_610);
+}
+
+#[test]
+fn a_refused_policy_names_the_place() {
+    let error = file_error("[policy.rules.auth-log]\narchive_for = \"forever\"\n\n[policy.cap]\nshare = 2.0\n");
+    assert!(error.contains("c.toml:5: `policy.cap.share` must be from 0 to 1"), "{error}");
+    assert!(error.contains("c.toml:2: the rule `auth-log` archives rows, and `archive_for` must say"), "{error}");
+    let error = file_error("[policy.rules.minor-version]\naftr = \"1d\"");
+    assert!(error.contains("c.toml:2: there is no setting `aftr` in `policy.rules.minor-version`"), "{error}");
+    let error = file_error("policy = 3");
+    assert!(error.contains("`policy` must be a section"), "{error}");
+    assert!(var_error("CONTEXTD_POLICY__REGON", "eu").contains("did you mean CONTEXTD_POLICY__REGION?"));
 }

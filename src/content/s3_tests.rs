@@ -103,6 +103,23 @@ async fn contents_come_back_from_s3() {
 }
 
 #[tokio::test]
+async fn what_was_created_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("contents")).unwrap();
+    let address = serve(dir.path()).await;
+    for url in ["s3://contents/prefix", dir.path().join("objects").to_str().unwrap()] {
+        let archive_url = dir.path().join("archive").display().to_string();
+        let content = open(&Settings { archive_url, ..settings(address, url) });
+        let objects = content.objects(Tier::Hot);
+        assert!(objects.create("anchors/a", b"first".to_vec()).await.unwrap());
+        assert!(!objects.create("anchors/a", b"second".to_vec()).await.unwrap());
+        assert_eq!(objects.get("anchors/a", 100).await.unwrap().as_ref(), b"first");
+        let listed: Vec<String> = objects.list("anchors").await.unwrap().into_iter().map(|l| l.key).collect();
+        assert_eq!(listed, ["anchors/a"], "nothing else was left behind");
+    }
+}
+
+#[tokio::test]
 async fn archived_contents_come_back_from_a_bucket_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     for bucket in ["contents", "archive"] {

@@ -276,3 +276,33 @@ async fn a_thousand_versions_take_little_room_and_are_read_fast() {
     // 0.3 ms on a quiet machine; this one may be busy with other tests.
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
 }
+
+/// What no row names yet has to be young, or the orphan sweep takes it.
+#[tokio::test]
+async fn a_copy_is_as_old_as_its_making() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = local(dir.path());
+    let objects = content.objects(Tier::Hot);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(90 * 86_400);
+    let keys = ["documents/s1/d/0", "documents/u1/d/0"];
+    objects.put(keys[0], TEXT.into()).await.unwrap();
+    for _ in 0..2 {
+        for key in keys {
+            // The copy is there the second time, and is made anew.
+            if let Some(path) = find(dir.path(), key) {
+                std::fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+            }
+        }
+        objects.copy(keys[0], keys[1]).await.unwrap();
+        let copy = objects.stat(keys[1]).await.unwrap().unwrap();
+        assert!(std::time::SystemTime::from(copy.modified) > old + std::time::Duration::from_secs(86_400));
+        assert_eq!(objects.get(keys[1], 1 << 20).await.unwrap(), TEXT.as_bytes());
+        assert_eq!(objects.list("documents").await.unwrap().len(), 2);
+    }
+}
+
+/// The file of a key, in whichever directory below `root` the tier is.
+fn find(root: &std::path::Path, key: &str) -> Option<std::path::PathBuf> {
+    let folders = std::fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
+    folders.chain([root.to_path_buf()]).map(|folder| folder.join(key)).find(|path| path.is_file())
+}

@@ -79,3 +79,38 @@ async fn segments_of_the_chain_are_listed_in_their_order() {
     assert_eq!(anchors.get(&names[2]).await.unwrap(), b"10");
     assert!(!anchors.get("anchor-000000000003.json").await.unwrap_err().passes);
 }
+
+#[tokio::test]
+async fn what_the_sweep_asks_of_a_directory() {
+    use chrono::TimeDelta;
+    use futures::TryStreamExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(&config(dir.path())).unwrap();
+    let objects = &world.objects;
+    for n in 0..3 {
+        objects.put(Tier::Hot, &format!("documents/u/d{n}/0"), b"Hello".to_vec()).await.unwrap();
+    }
+    let mut walked: Vec<_> = objects.walk(Tier::Hot, "documents").try_collect().await.unwrap();
+    let mut listed = objects.list(Tier::Hot, "documents").await.unwrap();
+    walked.sort_by(|a, b| a.key.cmp(&b.key));
+    listed.sort_by(|a, b| a.key.cmp(&b.key));
+    assert_eq!(walked, listed);
+    assert_eq!(objects.stat(Tier::Hot, "documents/u/d1/0").await.unwrap().as_ref(), Some(&listed[1]));
+    assert_eq!(objects.stat(Tier::Hot, "documents/u/d9/0").await.unwrap(), None);
+    assert_eq!(objects.walk(Tier::Archive, "documents").try_collect::<Vec<_>>().await.unwrap(), []);
+
+    // A writer that was cut off left this, and no listing shows it.
+    std::fs::write(dir.path().join("hot/documents/u/d1/0#1"), "Hel").unwrap();
+    assert_eq!(objects.list(Tier::Hot, "documents").await.unwrap().len(), 3);
+    let modified = listed[1].modified;
+    assert_eq!(objects.remove_staging(Tier::Hot, modified - TimeDelta::hours(1)).await.unwrap(), 0);
+    assert_eq!(objects.remove_staging(Tier::Hot, modified + TimeDelta::hours(1)).await.unwrap(), 1);
+    assert!(!dir.path().join("hot/documents/u/d1/0#1").exists());
+    assert_eq!(objects.list(Tier::Hot, "documents").await.unwrap().len(), 3);
+    // Without the directory nothing is known: no object is missing.
+    std::fs::rename(dir.path().join("hot"), dir.path().join("away")).unwrap();
+    assert!(objects.stat(Tier::Hot, "documents/u/d1/0").await.unwrap_err().passes);
+    assert!(objects.walk(Tier::Hot, "documents").try_collect::<Vec<_>>().await.unwrap_err().passes);
+    assert!(objects.remove_staging(Tier::Hot, modified).await.unwrap_err().passes);
+}

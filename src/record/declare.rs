@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Collections that contextd writes by itself: no record type may name them.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "analyses",
     "typing_contexts",
     "dead_letters",
@@ -26,6 +26,7 @@ const OWN: [&str; 12] = [
     "schema_migrations",
     "kvshadow",
     "audit_log",
+    "audit_head",
     "tombstones",
     "data_keys",
     "access_stats",

@@ -12,7 +12,7 @@ pub(super) const ANONYMIZED: &str = "anonymized";
 pub(super) const DELETED: &str = "deleted";
 
 /// Fields that only contextd sets; a task that sends one of them is refused.
-pub(super) const RESERVED: [&str; 12] = [
+pub(super) const RESERVED: [&str; 13] = [
     "state",
     "holdCount",
     "epoch",

@@ -68,8 +68,8 @@ pub(super) fn step() -> Vec<(&'static str, IndexModel)> {
         let model = IndexModel::builder().keys(keys(&index)).build();
         Some((policy::shipped_collection(&index.collection)?, model))
     });
-    let lookups = policy::lookup_indexes().into_iter().map(|(collection, keys, only)| {
-        let options = IndexOptions::builder().partial_filter_expression(only).build();
+    let lookups = policy::lookup_indexes().into_iter().map(|(collection, keys, sparse)| {
+        let options = IndexOptions::builder().sparse(sparse.then_some(true)).build();
         (collection, IndexModel::builder().keys(keys).options(options).build())
     });
     rules.chain(lookups).collect()

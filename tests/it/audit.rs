@@ -176,12 +176,24 @@ async fn many_linkers_make_one_chain_while_entries_come_in() {
             })
         })
         .collect();
-    writers.await;
+    // A check beside them finds nothing wrong, wherever they are.
+    let checks = async {
+        let mut checks = 0;
+        while chain_length(&db).await < 2_000 {
+            let verdict = log.verify(true).await;
+            assert_eq!(verdict.told, [""; 0], "{verdict:?}");
+            checks += 1;
+        }
+        checks
+    };
+    let ((), checks) = tokio::join!(writers, checks);
+    println!("{checks} checks beside the linkers");
     let mut linked = 0;
     for linker in linkers {
         linked += linker.await.unwrap();
     }
-    assert_eq!(linked, 2_000, "each entry is linked by one of them");
+    // The check links what it finds overdue, which entries of this age are at once.
+    assert!((1..=2_000).contains(&linked), "each entry is linked once: {linked}");
     log.sound(2_000).await;
 }
 

@@ -44,7 +44,7 @@ impl Serialize for Value<'_> {
             RawBsonRef::DateTime(at) => {
                 serde_json::json!({ "$date": of_type("$numberLong", at.timestamp_millis().to_string()) })
             }
-            // As the driver writes them: they have no shorter form that would lose something.
+            // As the driver writes them; no entry of ours holds bytes, which it writes as a list of numbers.
             other => return Bson::try_from(other).map_err(serde::ser::Error::custom)?.serialize(to),
         };
         typed.serialize(to)

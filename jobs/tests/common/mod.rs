@@ -168,16 +168,22 @@ impl Cut {
     }
 }
 
-impl contextd_jobs::kit::Faults for Cut {
-    fn before(&self, _: &str) -> Result<(), JobError> {
+impl Cut {
+    /// Calls are made at once, too: beginnings or ends are counted, whichever it is that cuts.
+    fn step(&self) -> Result<(), JobError> {
         let mut count = self.count.lock().expect("no panic");
         *count += 1;
-        if *count == self.at && !self.after { Err(Self::cut()) } else { Ok(()) }
+        if *count == self.at { Err(Self::cut()) } else { Ok(()) }
+    }
+}
+
+impl contextd_jobs::kit::Faults for Cut {
+    fn before(&self, _: &str) -> Result<(), JobError> {
+        if self.after { Ok(()) } else { self.step() }
     }
 
     fn after(&self, _: &str) -> Result<(), JobError> {
-        let count = self.count.lock().expect("no panic");
-        if *count == self.at && self.after { Err(Self::cut()) } else { Ok(()) }
+        if self.after { self.step() } else { Ok(()) }
     }
 }
 
