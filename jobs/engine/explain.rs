@@ -81,7 +81,8 @@ impl Engine<'_> {
         if is_held(&row) {
             explained.held_by.push(format!("{collection}/{}", explained.id));
         }
-        let mut held: Vec<String> = guards::held(run, guards::belongs(&row).collect(), None)
+        let kin = guards::Kin::of(run, std::iter::once(&row), None).await?;
+        let mut held: Vec<String> = guards::held(run, kin.owners(&row).into_iter().collect(), None)
             .await?
             .into_iter()
             .map(|(of, id)| format!("{of}/{id}"))

@@ -40,9 +40,10 @@ pub async fn check(run: &Run, world: &World, rule: &Rule, due: Vec<Due>) -> Resu
             return Ok(all);
         }
     }
-    let owners = owners(all.due.iter().map(|item| &item.row));
+    let kin = Kin::of(run, all.due.iter().map(|item| &item.row), None).await?;
+    let owners = all.due.iter().flat_map(|item| kin.owners(&item.row)).collect();
     let held = held(run, owners, None).await?;
-    all.split(Left::Held, |item| belongs(&item.row).any(|owner| held.contains(&owner)));
+    all.split(Left::Held, |item| kin.owners(&item.row).iter().any(|owner| held.contains(owner)));
     Ok(all)
 }
 
@@ -145,6 +146,36 @@ pub fn belongs(row: &Document) -> impl Iterator<Item = (&'static str, String)> {
 /// Where owners lie, and what they are called: a session is held in its history as well.
 pub const OWNERS: [(&str, &str); 4] =
     [("users", "users"), ("documents", "documents"), ("sessions", "sessions"), ("session_history", "sessions")];
+
+/// What rows belong to through their documents: a user's hold is about what lies in the user's documents, too.
+#[derive(Debug, Default)]
+pub struct Kin(HashMap<String, Vec<(&'static str, String)>>);
+
+impl Kin {
+    pub async fn of<'r>(
+        run: &Run,
+        rows: impl Iterator<Item = &'r Document>,
+        within: Option<&mut super::take::Txn<'_>>,
+    ) -> Result<Self, JobError> {
+        let documents: HashSet<&str> = rows.filter_map(|row| text(row, "documentId")).collect();
+        if documents.is_empty() {
+            return Ok(Self::default());
+        }
+        let filter = doc! { "_id": { "$in": documents.into_iter().collect::<Vec<_>>() } };
+        let fields = doc! { "userId": 1, "sessionId": 1 };
+        let rows = match within {
+            None => find(run, "owners", "documents", filter, fields).await?,
+            Some(txn) => txn.find("owners", "documents", filter, fields).await?,
+        };
+        Ok(Self(rows.iter().filter_map(|row| Some((key(row.get("_id")?), belongs(row).collect()))).collect()))
+    }
+
+    /// All that a row belongs to.
+    pub fn owners(&self, row: &Document) -> Vec<(&'static str, String)> {
+        let through = text(row, "documentId").and_then(|document| self.0.get(document));
+        belongs(row).chain(through.into_iter().flatten().cloned()).collect()
+    }
+}
 
 /// All that these rows belong to.
 pub fn owners<'r>(rows: impl Iterator<Item = &'r Document>) -> HashSet<(&'static str, String)> {

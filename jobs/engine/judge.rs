@@ -28,6 +28,8 @@ pub enum Left {
     Guarded(Guard),
     /// It misses a field that the rule asks for.
     Lacking,
+    /// Its date is none.
+    Undated,
     /// A purge of it has begun.
     Purging,
     /// A claim of the session has contents to remove still.
@@ -54,6 +56,7 @@ impl Left {
             Left::Guarded(Guard::NoDeltaBase) => "delta-base",
             Left::Guarded(Guard::Superseded) => "not-superseded",
             Left::Lacking => "lacking",
+            Left::Undated => "undated",
             Left::Purging => "purging",
             Left::Claimed => "claim-unfinished",
             Left::NoDocument => "no-document",
@@ -74,7 +77,7 @@ pub fn judge(rule: &Rule, case: usize, row: Document, now: DateTime<Utc>) -> Res
     if !of.present.iter().all(|name| there(name)) {
         return Err(Left::Lacking);
     }
-    let Some(date) = date_of(&row, &of.date) else { return Err(Left::Lacking) };
+    let Some(date) = date_of(&row, &of.date) else { return Err(Left::Undated) };
     let term = rule.term(case, row.get_str("tenant").ok()).ok_or(Left::Tenant)?;
     let cutoff = before(now, term);
     if date > cutoff {

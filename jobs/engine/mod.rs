@@ -5,9 +5,11 @@
 //! brought to its end, no rule is over its cap; then page by page: [`scan`], [`judge`], [`guards`], the action. What an
 //! action does to rows is in a file for each; [`take`] is the transaction that they share.
 
+mod anonymize;
 mod archive;
 pub mod archive_rows;
 mod clock;
+mod erase;
 mod explain;
 mod file;
 mod force;
@@ -16,9 +18,11 @@ mod job;
 mod judge;
 mod mark;
 mod moves;
+mod person;
 mod plan;
 mod prune;
 mod purge;
+mod replay;
 mod rows;
 mod scan;
 mod sessions;
@@ -38,12 +42,15 @@ use mongodb::{
     options::IndexOptions,
 };
 
+pub use erase::{ERASE, Erased, Request};
 pub use explain::{Explanation, Purged, Verdict};
 pub use force::IN_FORCE;
 pub use job::{ACTIONS, RulesJob};
 pub use judge::{Due, Left};
 pub use moves::finish as finish_moves;
+pub use person::{CERTIFICATES, Certificate, indexes as person_indexes};
 pub use plan::{Item, Plan, PlanError, PlannedRule};
+pub use replay::Replayed;
 pub use settings::Settings;
 
 use crate::{
@@ -117,7 +124,7 @@ impl Engine<'_> {
         throttle: &mut Throttle<'_>,
     ) -> Result<(), JobError> {
         let scan = Scan::new(rule, case, run.now);
-        let odd = scan.odd(run).await?;
+        let odd = scan.odd(run, self.world.policy.skew).await?;
         if odd.future + odd.undated > 0 {
             tracing::warn!(
                 rule = rule.name,
@@ -179,6 +186,11 @@ impl Engine<'_> {
         run.outcome.held += left.iter().filter(|(_, why)| *why == Left::Held).count() as u64;
         let counts = run.outcome.rule(&rule.name);
         for (_, why) in left {
+            // Found among dates: a list of dates, for instance.
+            if why == Left::Undated {
+                counts.undated += 1;
+                continue;
+            }
             *counts.left.entry(why.as_str().to_owned()).or_default() += 1;
         }
     }
@@ -205,7 +217,7 @@ impl Engine<'_> {
             Action::Archive => archive::act(self, run, rule, due).await,
             Action::ArchiveRows { archive_for } => archive_rows::act(self, run, rule, due, *archive_for).await,
             Action::SoftDelete => mark::act(self, run, rule, due, "deleted").await,
-            other => Err(JobError::Failed(anyhow::anyhow!("the action `{}` is not known to the engine", other.name()))),
+            Action::Anonymize { keep, random } => anonymize::act(self, run, rule, due, keep, random).await,
         }
     }
 
@@ -213,6 +225,7 @@ impl Engine<'_> {
     async fn resume(&self, run: &mut Run, rule: &Rule) -> Result<(), JobError> {
         match &rule.action {
             Action::Purge if rule.on == purge::DOCUMENTS => purge::resume(self, run, rule).await,
+            Action::Anonymize { .. } => anonymize::resume(self, run, rule).await,
             Action::Prune => prune::resume(self, run, rule).await,
             Action::Archive => archive::resume(self, run).await,
             Action::ArchiveRows { .. } => archive_rows::resume(self, run, rule).await,

@@ -88,7 +88,7 @@ impl Plan {
         if self.digest != self.digest_of() {
             return Err(PlanError::Refused("the plan was changed after it was made: make a new one".into()));
         }
-        if self.policy_hash != policy.hash {
+        if (self.policy_version, &self.policy_hash) != (policy.version, &policy.hash) {
             return Err(PlanError::Refused(format!(
                 "the plan was made under version {} of the policy ({}), and version {} ({}) is loaded: make a new one",
                 self.policy_version,

@@ -1,6 +1,6 @@
 //! Pages of rows whose time has come, each read along the index that serves its case.
 
-use std::future::IntoFuture;
+use std::{future::IntoFuture, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -102,7 +102,7 @@ impl<'r> Scan<'r> {
     }
 
     /// Rows of the case with dates that cannot be right.
-    pub async fn odd(&self, run: &Run) -> Result<Odd, JobError> {
+    pub async fn odd(&self, run: &Run, skew: Duration) -> Result<Odd, JobError> {
         let date = &self.case.date;
         let fixed = || -> Document { self.case.bound(Bson::Null, Bson::Null) };
         let rows = run.db.collection::<Document>(&self.rule.on);
@@ -110,10 +110,11 @@ impl<'r> Scan<'r> {
             let mut filter = fixed();
             filter.remove("_id");
             filter.insert(date.clone(), condition);
+            filter.extend(self.case.present.iter().map(|name| (name.clone(), Bson::from(doc! { "$ne": null }))));
             let options = CountOptions::builder().hint(Hint::Keys(self.case.hint())).limit(ODD).build();
             rows.count_documents(filter).with_options(options)
         };
-        let ahead = self.now + chrono::TimeDelta::minutes(10);
+        let ahead = self.now + chrono::TimeDelta::from_std(skew).unwrap_or_default();
         let future = ask(doc! { "$gt": to_bson(ahead) });
         let future = run.call("count future", future.into_future()).await.map_err(|e| self.explain(e))?;
         let undated = ask(doc! { "$not": { "$type": "date" } });

@@ -150,6 +150,9 @@ pub struct Taken {
     pub left: Vec<(Bson, Left)>,
 }
 
+/// Makes the update of one row, a pipeline, in place of [`Take::set`].
+pub type Becomes<'b> = dyn Fn() -> Vec<Document> + Sync + 'b;
+
 /// Takes the rows in one transaction, or, where that meets others again and again, in smaller groups.
 pub async fn take(
     engine: &Engine<'_>,
@@ -158,12 +161,24 @@ pub async fn take(
     due: Vec<Due>,
     how: &Take<'_>,
 ) -> Result<Taken, JobError> {
+    take_by(engine, run, rule, due, how, None).await
+}
+
+/// The same; with `becomes`, each row is changed by a pipeline of its own.
+pub async fn take_by(
+    engine: &Engine<'_>,
+    run: &Run,
+    rule: &Rule,
+    due: Vec<Due>,
+    how: &Take<'_>,
+    becomes: Option<&Becomes<'_>>,
+) -> Result<Taken, JobError> {
     let mut all = Taken::default();
     let mut groups = vec![due];
     while let Some(group) = groups.pop() {
         let mut tries = 0;
         let met = loop {
-            match once(engine, run, rule, &group, how).await {
+            match once(engine, run, rule, &group, how, becomes).await {
                 Ok(taken) => {
                     all.rows.extend(taken.rows);
                     all.left.extend(taken.left);
@@ -188,9 +203,16 @@ pub async fn take(
     Ok(all)
 }
 
-async fn once(engine: &Engine<'_>, run: &Run, rule: &Rule, due: &[Due], how: &Take<'_>) -> Result<Taken, JobError> {
+async fn once(
+    engine: &Engine<'_>,
+    run: &Run,
+    rule: &Rule,
+    due: &[Due],
+    how: &Take<'_>,
+    becomes: Option<&Becomes<'_>>,
+) -> Result<Taken, JobError> {
     let mut txn = Txn::begin(run).await?;
-    let ended = within(engine, run, rule, due, how, &mut txn).await;
+    let ended = within(engine, run, rule, due, (how, becomes), &mut txn).await;
     match ended {
         Ok(taken) if taken.rows.is_empty() => {
             txn.abort().await;
@@ -212,7 +234,7 @@ async fn within(
     run: &Run,
     rule: &Rule,
     due: &[Due],
-    how: &Take<'_>,
+    (how, becomes): (&Take<'_>, Option<&Becomes<'_>>),
     txn: &mut Txn<'_>,
 ) -> Result<Taken, JobError> {
     let mut taken = Taken::default();
@@ -224,7 +246,11 @@ async fn within(
     let mark = mark(run, &free);
     let matched = match &how.set {
         Some(set) => {
-            let updates = free.iter().map(|item| update(rule, item, how, set, &mark)).collect();
+            let update = |item: &&Due| match becomes {
+                Some(becomes) => replacement(rule, item, how, becomes(), &mark),
+                None => update(rule, item, how, set, &mark),
+            };
+            let updates = free.iter().map(update).collect();
             txn.update("take", &rule.on, updates).await?
         }
         None => {
@@ -271,7 +297,8 @@ pub async fn unheld<'d>(
     taken: &mut Taken,
     txn: &mut Txn<'_>,
 ) -> Result<Vec<&'d Due>, JobError> {
-    let owners = guards::owners(due.iter().map(|item| &item.row));
+    let kin = guards::Kin::of(run, due.iter().map(|item| &item.row), Some(&mut *txn)).await?;
+    let owners: HashSet<_> = due.iter().flat_map(|item| kin.owners(&item.row)).collect();
     for (collection, of) in guards::OWNERS {
         let ids: Vec<&str> = owners.iter().filter(|owner| owner.0 == of).map(|(_, id)| id.as_str()).collect();
         if !ids.is_empty() {
@@ -281,7 +308,7 @@ pub async fn unheld<'d>(
     }
     let held = guards::held(run, owners, Some(txn)).await?;
     let (free, kept): (Vec<&Due>, Vec<&Due>) =
-        due.iter().partition(|item| guards::belongs(&item.row).all(|owner| !held.contains(&owner)));
+        due.iter().partition(|item| kin.owners(&item.row).iter().all(|owner| !held.contains(owner)));
     taken.left.extend(kept.into_iter().map(|item| (item.id.clone(), Left::Held)));
     Ok(free)
 }
@@ -315,6 +342,11 @@ pub fn update(rule: &Rule, item: &Due, how: &Take<'_>, set: &Document, mark: &st
         u.insert("$unset", how.unset.iter().map(|name| ((*name).to_owned(), Bson::from(""))).collect::<Document>());
     }
     doc! { "q": filter(rule, item, how), "u": u }
+}
+
+fn replacement(rule: &Rule, item: &Due, how: &Take<'_>, mut stages: Vec<Document>, mark: &str) -> Document {
+    stages.push(doc! { "$set": { "lifecycle": mark } });
+    doc! { "q": filter(rule, item, how), "u": stages }
 }
 
 /// The id of what says that a row is gone.

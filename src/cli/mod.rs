@@ -8,6 +8,7 @@ mod content;
 mod dead;
 pub mod demo;
 mod enqueue;
+mod erase;
 pub mod failure;
 mod get;
 mod hold;
@@ -19,6 +20,7 @@ mod pause;
 mod plan;
 mod policy;
 pub(crate) mod queues;
+mod replay;
 mod run;
 pub(crate) mod search;
 mod table;
@@ -94,6 +96,9 @@ enum Command {
     /// Legal holds: what they are on is not destroyed.
     #[command(subcommand)]
     Hold(hold::Hold),
+    /// Erases a user everywhere, and certifies it.
+    #[command(subcommand)]
+    Erase(erase::Erase),
     /// The lifecycle policy: which rows meet which end, and when.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -253,7 +258,11 @@ async fn dispatch(cli: Cli) -> Result<Printed, Failure> {
             search::related(&args, &store, &vault).await
         }
         Command::Advise(args) => advise::advise(&args, &config, &store(&config).await?, clock::now()).await,
+        Command::Erase(what) => erase::erase(&what, &config, &store(&config).await?, clock::now()).await,
         Command::Hold(what) => hold::hold(&what, &config, &store(&config).await?, clock::now()).await,
+        Command::Policy(PolicyCommand::Replay(args)) => {
+            replay::replay(&args, &config, &store(&config).await?, clock::now()).await
+        }
         Command::Policy(PolicyCommand::Show { json }) => policy::show(&config.policy, json),
         Command::Mcp(args) => mcp::serve(&args, config).await,
         Command::Dead(dead) => {

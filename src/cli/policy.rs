@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{Failure, Printed},
-    plan, table,
+    plan, replay, table,
 };
 use crate::config::Config;
 
@@ -27,6 +27,8 @@ pub enum PolicyCommand {
     Apply(plan::ApplyArgs),
     /// Says which rules will act on one item, when and why, or what keeps it.
     Explain(plan::ExplainArgs),
+    /// After a restore from a backup: destroys again what was destroyed since.
+    Replay(replay::ReplayArgs),
 }
 
 pub fn show(policy: &Policy, json: bool) -> Result<Printed, Failure> {

@@ -83,6 +83,7 @@ pub enum WriteMode {
     VersionDecide,
     VersionRestore,
     UserClaim,
+    UserErase,
     Evaluation,
     Relate,
     HoldPlace,

@@ -245,13 +245,13 @@ pub struct Jobs {
     pub retention: Job<Lifecycle>,
     pub anonymization: Job<Lifecycle>,
     pub auth_log_archival: Job<Lifecycle>,
-    pub orphan_sweep: Job<Lifecycle>,
-    pub reconciliation: Job<Lifecycle>,
+    pub orphan_sweep: Job<contextd_jobs::orphan_sweep::Settings>,
+    pub reconciliation: Job<contextd_jobs::reconciliation::Settings>,
 }
 
 impl Jobs {
     /// The jobs of the lifecycle, with their section's name.
-    pub fn lifecycle(&self) -> [(&'static str, &Job<Lifecycle>); 9] {
+    pub fn lifecycle(&self) -> [(&'static str, &Job<Lifecycle>); 7] {
         [
             ("session_archival", &self.session_archival),
             ("version_pruning", &self.version_pruning),
@@ -260,8 +260,6 @@ impl Jobs {
             ("retention", &self.retention),
             ("anonymization", &self.anonymization),
             ("auth_log_archival", &self.auth_log_archival),
-            ("orphan_sweep", &self.orphan_sweep),
-            ("reconciliation", &self.reconciliation),
         ]
     }
 }

@@ -52,20 +52,30 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     }
     cache::cache(config, &mut check);
     job("audit_anchor", &config.jobs.audit_anchor, &mut check);
+    job("orphan_sweep", &config.jobs.orphan_sweep, &mut check);
+    job("reconciliation", &config.jobs.reconciliation, &mut check);
+    let sweep = &config.jobs.orphan_sweep.settings;
+    pace("orphan_sweep", &sweep.pace, &mut check);
+    let hour = Duration::from_secs(3_600);
+    check.must("jobs.orphan_sweep.grace", sweep.grace >= hour, "be at least 1h: writers may be at it");
+    check.must("jobs.orphan_sweep.cap_share", (0.0..=1.0).contains(&sweep.cap_share), "be from 0 to 1");
     if let Err(wrong) = Keyring::parse(&config.encryption.keys) {
         check.0.push(("encryption.keys".to_owned(), format!("`encryption.keys`, {wrong}")));
     }
     for (name, settings) in config.jobs.lifecycle() {
         job(name, settings, &mut check);
-        let at = |key: &str| format!("jobs.{name}.{key}");
-        let figures = &settings.settings;
-        check.must(&at("page"), (1..=10_000).contains(&figures.page), "be from 1 to 10000");
-        let times = Duration::from_millis(1)..=Duration::from_secs(60);
-        check.must(&at("page_time"), times.contains(&figures.page_time), "be from 1ms to 1m");
-        let share = figures.yield_share;
-        check.must(&at("yield_share"), (0.01..=1.0).contains(&share), "be from 0.01 to 1");
+        pace(name, &settings.settings, &mut check);
     }
     check.0
+}
+
+/// How gently a job goes about it.
+fn pace(name: &str, figures: &contextd_jobs::engine::Settings, check: &mut Check) {
+    let at = |key: &str| format!("jobs.{name}.{key}");
+    check.must(&at("page"), (1..=10_000).contains(&figures.page), "be from 1 to 10000");
+    let times = Duration::from_millis(1)..=Duration::from_secs(60);
+    check.must(&at("page_time"), times.contains(&figures.page_time), "be from 1ms to 1m");
+    check.must(&at("yield_share"), (0.01..=1.0).contains(&figures.yield_share), "be from 0.01 to 1");
 }
 
 const NAME: &str = "be 1 to 64 of the characters a-z, 0-9, _ and - (it is part of Redis keys)";

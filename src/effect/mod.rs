@@ -21,6 +21,7 @@ mod sealing_tests;
 mod session;
 mod touches;
 pub mod typing;
+mod user_erase;
 mod version_decide;
 mod version_restore;
 mod version_save;
@@ -31,6 +32,7 @@ pub use patience::Patience;
 pub(crate) use patience::patiently;
 pub use records::Records;
 pub use touches::TouchGate;
+pub use user_erase::Erasing;
 pub use versions::Turns;
 
 use crate::{

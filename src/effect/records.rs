@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Patience, Planned, adopt, caches, cascade, claim, content, document_save, evaluation, hold, late, patiently,
-    relate, touches::TouchGate, version_decide, version_restore, version_save, versions::Turns,
+    relate,
+    touches::TouchGate,
+    user_erase::{self, Erasing},
+    version_decide, version_restore, version_save,
+    versions::Turns,
 };
 use crate::{
     cache::CacheWriter,
@@ -44,6 +48,7 @@ pub struct Records {
     pub touches: TouchGate,
     /// Who makes versions of a document now.
     pub turns: Turns,
+    pub erasing: Erasing,
 }
 
 /// One task of a batch with what is declared about its type.
@@ -127,6 +132,7 @@ impl Records {
                 WriteMode::VersionDecide => version_decide::run(self, due, now, &patience).await,
                 WriteMode::Relate => relate::run(self, due, now, &patience).await,
                 WriteMode::HoldPlace | WriteMode::HoldLift => hold::run(self, due, now, &patience).await,
+                WriteMode::UserErase => user_erase::run(self, due, now, &patience).await,
                 WriteMode::UserClaim => claim::run(self, due, now, &patience).await,
                 // The plain ones and those of versions were done before.
                 other => Planned::Dead(Reason::UnknownType, format!("no effect is known for the write mode {other:?}")),

@@ -35,7 +35,7 @@ use crate::{
     clock,
     config::{Config, Queue, QueueKind},
     content::Content,
-    effect::{Analysis, Records, TouchGate, Turns},
+    effect::{Analysis, Erasing, Records, TouchGate, Turns},
     intake::{LeaseSource, Link, QueueAdmin, QueueSource, SourceSettings, StreamSource},
     lifecycle,
     metrics::{Metrics, QueueMetrics},
@@ -147,6 +147,7 @@ pub async fn run(config: Config, options: RunOptions, metrics: Arc<Metrics>, sig
         skew: limits.clock_skew,
         touches: TouchGate::new(flush),
         turns: Turns::default(),
+        erasing: Erasing { world: world.clone(), settings: config.jobs.anonymization.settings.clone() },
     });
     let shared = Arc::new(Shared {
         worker: format!("w{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff),

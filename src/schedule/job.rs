@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use contextd_jobs::{
-    Job, anonymization, anonymous_cleanup, audit_anchor, auth_log_archival, document_archival, kit::World, retention,
-    session_archival, version_pruning,
+    Job, anonymization, anonymous_cleanup, audit_anchor, auth_log_archival, document_archival, kit::World,
+    orphan_sweep, reconciliation, retention, session_archival, version_pruning,
 };
 
 use super::{ScheduleError, due::Policy, slot::Timetable};
@@ -27,6 +27,8 @@ pub fn jobs(config: &config::Jobs, world: &World) -> Result<Vec<ScheduledJob>, S
         job!(retention),
         job!(anonymization),
         job!(auth_log_archival),
+        job!(orphan_sweep),
+        job!(reconciliation),
         job!(audit_anchor),
     ])
 }

@@ -101,6 +101,8 @@ pub fn migrations() -> Vec<Migration> {
         },
         // Documents whose contents are on their way, and what was purged lately.
         Migration { id: "0010-moves", indexes: contextd_jobs::engine::indexes() },
+        // What a user left is found by these.
+        Migration { id: "0011-erasure", indexes: contextd_jobs::engine::person_indexes() },
     ]
 }
 

@@ -9,7 +9,7 @@ use super::{attribute::parse_time, envelope::integral, explain::sentence};
 use crate::config::Record;
 
 /// A new type is one file and one line here.
-const BUILTIN: [&str; 30] = [
+const BUILTIN: [&str; 31] = [
     include_str!("../../config/schemas/ai_interaction.decide.v1.json"),
     include_str!("../../config/schemas/ai_interaction.log.v1.json"),
     include_str!("../../config/schemas/auth.log.v1.json"),
@@ -36,6 +36,7 @@ const BUILTIN: [&str; 30] = [
     include_str!("../../config/schemas/typing.context.v1.json"),
     include_str!("../../config/schemas/user.claim.v1.json"),
     include_str!("../../config/schemas/user.delete.v1.json"),
+    include_str!("../../config/schemas/user.erase.v1.json"),
     include_str!("../../config/schemas/user.save.v1.json"),
     include_str!("../../config/schemas/version.decide.v1.json"),
     include_str!("../../config/schemas/version.restore.v1.json"),
