@@ -254,6 +254,8 @@ impl Stores {
         let left = row.iter().filter(|(name, _)| kept(name)).map(|(name, value)| (name.clone(), value.clone()));
         let mut left: Document = left.collect();
         left.insert("anonymizedAt", true);
+        // Nothing that comes late is written onto it any more.
+        left.insert("state", "anonymized");
         *row = left;
         self.forget(collection, id);
     }

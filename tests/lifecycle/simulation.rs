@@ -62,13 +62,13 @@ latency = "0s"
 yield_share = 1.0
 "#;
 
-const JOBS: [(&str, i64); 6] = [
+const JOBS: [(&str, i64); 7] = [
     ("session-archival", 1),
     ("version-pruning", 1),
     ("anonymous-cleanup", 1),
     ("retention", 25),
     ("document-archival", 25),
-    // ("anonymization", 25),
+    ("anonymization", 25),
     ("auth-log-archival", 25),
 ];
 
