@@ -41,7 +41,11 @@ pub fn show(policy: &Policy, json: bool) -> Result<Printed, Failure> {
         for (at, case) in rule.cases.iter().enumerate() {
             let first = |text: String| if at == 0 { text } else { String::new() };
             rules.add_row([
-                if at == 0 { named(rule) } else { format!("  {}", case.name) },
+                match (at, case.name.as_str()) {
+                    (0, "") => named(rule),
+                    (0, name) => format!("{}: {name}", named(rule)),
+                    (_, name) => format!("  {name}"),
+                },
                 first(rule.job.clone()),
                 first(rule.on.clone()),
                 when(case),
@@ -53,7 +57,7 @@ pub fn show(policy: &Policy, json: bool) -> Result<Printed, Failure> {
         }
     }
     let _ = writeln!(text, "{rules}");
-    let mut kept = table::new(&["kept", "because it holds"]);
+    let mut kept = table::new(&["kept for ever", "why"]);
     for (collection, why) in &policy.keep {
         kept.add_row([collection, why]);
     }
