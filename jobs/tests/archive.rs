@@ -221,7 +221,7 @@ async fn what_is_damaged_is_told_and_others_go_on() {
 async fn a_store_that_is_away_stops_the_run_and_nothing_is_lost() {
     let place = prepared("archive_away", &["d"]).await;
     *place.objects.down.lock().unwrap() = true;
-    let error = runs(&place, &inactive(), now()).await.err().expect("it stops");
+    let error = runs(&place, &inactive(), now()).await.expect_err("it stops");
     assert!(error.is_transient(), "{error}");
     *place.objects.down.lock().unwrap() = false;
     runs(&place, &inactive(), now()).await.expect("it runs");

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use contextd_jobs::{JobError, Outcome, Run, kit::from_bson};
 use mongodb::Database;
 use tokio_util::sync::CancellationToken;

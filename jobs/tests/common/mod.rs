@@ -32,6 +32,7 @@ pub struct Place {
 }
 
 impl Place {
+    #[expect(clippy::disallowed_methods, reason = "tests find their services by the environment")]
     pub async fn new(name: &str) -> Self {
         let uri = std::env::var("CONTEXTD_MONGODB__URI")
             .expect("CONTEXTD_MONGODB__URI is set: `eval \"$(scripts/services env)\"`, or `make test`");
