@@ -268,7 +268,7 @@ async fn who_touches_or_holds_a_document_between_copy_and_transaction_wins() {
             anchors: place.anchors.clone(),
         };
         let between = std::sync::Arc::new(Between { place: other, change });
-        let run = place.run_with(&inactive(), now(), |run| run.with_faults(between)).await.expect("it runs");
+        let run = run_with(&place, &inactive(), now(), |run| run.with_faults(between)).await.expect("it runs");
         assert_eq!(run.outcome.rules["inactive-document"].left.get(why), Some(&1), "{name}: {:?}", run.outcome);
         let row = place.row("documents", "d").await.unwrap();
         assert!(!row.get_document("content").unwrap().contains_key("tier"), "{name}");

@@ -98,17 +98,20 @@ async fn run(place: &Place, case: &Case, now: DateTime<Utc>, kill: &Arc<Kill>) -
     job.run(&mut run).await.map_err(|e| format!("{e}"))
 }
 
-/// A file that nothing names yet is left to the sweep, which goes by the age of files: on the real clock.
-async fn swept(place: &Place, case: &Case) {
-    if case.job == "auth-log-archival" {
-        place.run("orphan-sweep", contextd::clock::now() + TimeDelta::days(30)).await;
+/// What other jobs do about what a killed run leaves: reconciliation ends moves between the tiers, the sweep takes files
+/// that nothing names, by their age on the real clock.
+async fn finished(place: &Place, case: &Case, later: DateTime<Utc>) {
+    match case.job {
+        "document-archival" => drop(place.run("reconciliation", later).await),
+        "auth-log-archival" => drop(place.run("orphan-sweep", contextd::clock::now() + TimeDelta::days(2)).await),
+        _ => {}
     }
 }
 
 /// At every point of every case of a job.
 async fn killed_everywhere(job: &str) {
     let now = at();
-    let place = Place::with(OPTED_IN).await;
+    let place = Place::with(&format!("{OPTED_IN}[jobs.orphan_sweep]\nsettle = \"1ms\"\n")).await;
     let rules = rules_of(job, true);
     let mut wrong = Vec::new();
     for case in CASES.iter().filter(|case| case.job == job) {
@@ -118,7 +121,7 @@ async fn killed_everywhere(job: &str) {
         let before = place.stores().await;
         let whole = Arc::new(Kill::default());
         run(&place, case, now, &whole).await.expect("an uncut run ends");
-        swept(&place, case).await;
+        finished(&place, case, now).await;
         let expected = place.stores().await;
         right(&format!("{case:?}, uncut"), &compare(&before, &expected, &rules, now));
         let expected = evidence(&place, &expected);
@@ -139,7 +142,7 @@ async fn killed_everywhere(job: &str) {
                 wrong.push(format!("{what}: the next run: {e}"));
                 continue;
             }
-            swept(&place, case).await;
+            finished(&place, case, later).await;
             let found = place.stores().await;
             wrong.extend(found.misplaced().into_iter().map(|line| format!("{what}: {line}")));
             let different = differences(&expected, &evidence(&place, &found));

@@ -13,4 +13,5 @@ mod rows;
 mod services;
 mod simulation;
 mod terms;
+mod terms_in_force;
 mod worker;

@@ -15,8 +15,8 @@ use contextd::{
     store::Store,
 };
 use contextd_jobs::{
-    Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, engine::Settings,
-    kit::World, orphan_sweep, policy::Policy, reconciliation, retention, session_archival, version_pruning,
+    Job, Outcome, Run, anonymization, anonymous_cleanup, auth_log_archival, document_archival, kit::World,
+    orphan_sweep, policy::Policy, reconciliation, retention, session_archival, version_pruning,
 };
 use futures::TryStreamExt;
 use mongodb::{
@@ -102,33 +102,32 @@ impl Place {
         let world = world.clone();
         let jobs = &self.config.jobs;
         match name {
-            "orphan-sweep" => return Arc::new(orphan_sweep::job(jobs.orphan_sweep.settings.clone(), world)),
-            "reconciliation" => return Arc::new(reconciliation::job(jobs.reconciliation.settings.clone(), world)),
-            _ => {}
-        }
-        let (_, section) = self.section(name);
-        let settings = section.settings.clone();
-        match name {
-            "session-archival" => Arc::new(session_archival::job(settings, world)),
-            "version-pruning" => Arc::new(version_pruning::job(settings, world)),
-            "anonymous-cleanup" => Arc::new(anonymous_cleanup::job(settings, world)),
-            "document-archival" => Arc::new(document_archival::job(settings, world)),
-            "anonymization" => Arc::new(anonymization::job(settings, world)),
-            "auth-log-archival" => Arc::new(auth_log_archival::job(settings, world)),
-            "retention" => Arc::new(retention::job(settings, world)),
+            "session-archival" => Arc::new(session_archival::job(jobs.session_archival.settings.clone(), world)),
+            "version-pruning" => Arc::new(version_pruning::job(jobs.version_pruning.settings.clone(), world)),
+            "anonymous-cleanup" => Arc::new(anonymous_cleanup::job(jobs.anonymous_cleanup.settings.clone(), world)),
+            "document-archival" => Arc::new(document_archival::job(jobs.document_archival.settings.clone(), world)),
+            "anonymization" => Arc::new(anonymization::job(jobs.anonymization.settings.clone(), world)),
+            "auth-log-archival" => Arc::new(auth_log_archival::job(jobs.auth_log_archival.settings.clone(), world)),
+            "retention" => Arc::new(retention::job(jobs.retention.settings.clone(), world)),
+            "orphan-sweep" => Arc::new(orphan_sweep::job(jobs.orphan_sweep.settings.clone(), world)),
+            "reconciliation" => Arc::new(reconciliation::job(jobs.reconciliation.settings.clone(), world)),
             other => panic!("no job {other}"),
         }
     }
 
-    fn section(&self, name: &str) -> (&'static str, &config::Job<Settings>) {
-        let sections = self.config.jobs.lifecycle();
-        let found = sections.into_iter().find(|(section, _)| section.replace('_', "-") == name);
-        found.unwrap_or_else(|| panic!("no section of {name}"))
-    }
-
     /// When it runs.
     pub fn table(&self, name: &str) -> Timetable {
-        let timing = &self.section(name).1.timing;
+        let jobs = &self.config.jobs;
+        let timing = match name {
+            "session-archival" => &jobs.session_archival.timing,
+            "version-pruning" => &jobs.version_pruning.timing,
+            "anonymous-cleanup" => &jobs.anonymous_cleanup.timing,
+            "document-archival" => &jobs.document_archival.timing,
+            "anonymization" => &jobs.anonymization.timing,
+            "auth-log-archival" => &jobs.auth_log_archival.timing,
+            "retention" => &jobs.retention.timing,
+            other => panic!("no job {other}"),
+        };
         Timetable::new(&timing.cron, timing.zone).expect("a usable timetable")
     }
 

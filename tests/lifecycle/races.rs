@@ -121,11 +121,12 @@ fn untouched(case: &Case, row: Option<&Document>) -> bool {
         }
 }
 
-/// Written, it keeps the item whenever it came: what it is about is either whole or it cannot be written. (A hold can be
+/// Written, it keeps the item whenever it came: what it is about is either whole or it cannot be written. (A session is
+/// claimed without the document that is gone; a hold can be
 /// placed on what is archived or anonymized, and on the document of a version or the owner of a document that is gone.)
 fn always_keeps(case: &Case, op: &Op) -> bool {
     match case.rule {
-        "deleted-document" | "anonymous-cleanup" => ![HOLD_USER.name, HOLD_SESSION.name].contains(&op.name),
+        "deleted-document" | "anonymous-cleanup" => ![HOLD_USER.name, HOLD_SESSION.name, CLAIM.name].contains(&op.name),
         "inactive-document" => op.task != HOLD.task,
         "session-archival" => op.task == TOUCH_SESSION.task,
         _ => false,
@@ -171,7 +172,7 @@ fn whole_or_gone(case: &Case, id: &str, stores: &Stores, protected: bool) -> Vec
 }
 
 async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
-    let place = Arc::new(Place::new().await);
+    let place = Arc::new(Place::with("[jobs.orphan_sweep]\nsettle = \"1ms\"\n").await);
     let case = *CASES.iter().find(|case| case.rule == rule && case.case == name).expect("a case");
     let now = contextd::clock::now();
     let due = now - TimeDelta::milliseconds(case.term) - TimeDelta::hours(1);
@@ -187,7 +188,7 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
     job.run(&mut place.at(&*job, now).with_faults(whole.clone())).await.expect("an undisturbed run");
     let points = whole.points();
     let mut wrong = Vec::new();
-    let (mut written, mut late) = (0, 0);
+    let (mut written, mut late, mut copied) = (0, 0, 0);
     for op in ops {
         for (number, (call, side)) in points.iter().enumerate() {
             // Before a call is after the one before it.
@@ -227,7 +228,15 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
                 if let Err(e) = job.run(&mut place.at(&*job, now)).await {
                     wrong.push(format!("{what}: the next run: {e}"));
                 }
-                let stores = place.stores().await;
+                let mut stores = place.stores().await;
+                if op.task == CLAIM.task && stores.row(case.on, &id).is_none() {
+                    // What a claim has copied of a document that is gone is swept when it is old enough.
+                    if stores.hot.iter().any(|key| key.contains(&id)) {
+                        copied += 1;
+                        place.run("orphan-sweep", now + TimeDelta::days(2)).await;
+                        stores = place.stores().await;
+                    }
+                }
                 // A version that is restored lives on as the new one.
                 let keeps = op.task != RESTORE_VERSION.task && (in_time || always_keeps(&case, op));
                 let mine = whole_or_gone(&case, &id, &stores, outcome == "written" && keeps);
@@ -243,7 +252,7 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
             }
         }
     }
-    println!("{rule} {name}: {} points, {written} written, {late} too late", points.len());
+    println!("{rule} {name}: {} points, {written} written, {late} too late, {copied} copies swept", points.len());
     tokio::task::spawn_blocking(move || drop(worker)).await.expect("stopped");
     Arc::into_inner(place).expect("no other user").end().await;
     right(&format!("{rule} {name}"), &wrong);

@@ -9,7 +9,7 @@ use contextd::schedule::Timetable;
 
 use crate::{
     check::{compare, right, rules_of},
-    model::{HOUR, Stores},
+    model::{HOUR, Stores, text},
     place::Place,
 };
 
@@ -84,6 +84,23 @@ pub struct Simulation {
     pub live_until: std::collections::BTreeMap<String, DateTime<Utc>>,
 }
 
+impl Simulation {
+    /// All that is known of what a line of differences is about.
+    fn about(&self, line: &str) -> String {
+        let place = line.trim_start_matches(['-', '+', ' ']).split(' ').next().unwrap_or_default();
+        let Some(row) = place.split_once('/').and_then(|(collection, id)| self.stores.row(collection, id)) else {
+            return String::new();
+        };
+        let mut told = format!("\n  {place} was {row}");
+        for (collection, field) in [("documents", "documentId"), ("users", "userId"), ("sessions", "sessionId")] {
+            if let Some(owner) = text(row, field).and_then(|id| self.stores.row(collection, id)) {
+                told.push_str(&format!("\n    of {collection} {owner}"));
+            }
+        }
+        told
+    }
+}
+
 struct Due {
     job: &'static str,
     at: DateTime<Utc>,
@@ -140,10 +157,12 @@ async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
                 continue;
             }
             let after = sim.place.stores().await;
-            right(
-                &format!("seed {seed}, {} at {}: {outcome:?}", due.job, due.at),
-                &compare(&sim.stores, &after, &rules, due.at),
-            );
+            let wrong = compare(&sim.stores, &after, &rules, due.at);
+            let mut what = format!("seed {seed}, {} at {}: {outcome:?}", due.job, due.at);
+            for line in wrong.iter().take(3) {
+                what.push_str(&sim.about(line));
+            }
+            right(&what, &wrong);
             for (action, rows) in &outcome.by_action {
                 *acted.entry(action.clone()).or_default() += rows;
             }

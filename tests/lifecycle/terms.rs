@@ -125,13 +125,22 @@ fn held_from_afar(case: &Case, id: &str, due: DateTime<Utc>) -> Vec<Item> {
         }
         "analysis-result" => {
             let of = format!("{id}-document");
-            vec![held(case.item(id, due).and(document(&of, Some("u1"), None, due)), "documents", &of)]
+            let of_user = format!("{id}-of-user");
+            let theirs = document(&format!("{of_user}-document"), Some("held-user"), None, due);
+            vec![
+                held(case.item(id, due).and(document(&of, Some("u1"), None, due)), "documents", &of),
+                case.item(&of_user, due).and(theirs),
+            ]
         }
         "ai-interaction-30" | "ai-interaction-90" => {
             let of = format!("{id}-document");
             let mut item = case.item(id, due).and(document(&of, Some("u1"), None, due));
             item.edit("ai_interactions", id).insert("documentId", &of);
-            vec![held(item, "documents", &of)]
+            let of_user = format!("{id}-of-user");
+            let theirs = format!("{of_user}-document");
+            let mut far = case.item(&of_user, due).and(document(&theirs, Some("held-user"), None, due));
+            far.edit("ai_interactions", &of_user).insert("documentId", &theirs);
+            vec![held(item, "documents", &of), far]
         }
         _ => Vec::new(),
     }

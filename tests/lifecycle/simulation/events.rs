@@ -28,7 +28,21 @@ impl Simulation {
         self.stores.rows.get_mut(collection).and_then(|rows| rows.get_mut(id)).expect("it was picked")
     }
 
-    async fn add(&mut self, item: Item) {
+    async fn add(&mut self, mut item: Item) {
+        // The producer knows whose text it is.
+        let owner = |document: &str, item: &Item| {
+            let mut rows = item.rows.iter().filter(|(c, row)| c == "documents" && text(row, "_id") == Some(document));
+            let row = rows.next().map(|(_, row)| row).or(self.stores.row("documents", document))?;
+            text(row, "userId").map(str::to_owned)
+        };
+        for at in 0..item.rows.len() {
+            let row = &item.rows[at].1;
+            if item.rows[at].0 == "analyses"
+                && let Some(user) = text(row, "documentId").and_then(|d| owner(d, &item))
+            {
+                item.rows[at].1.insert("userId", user);
+            }
+        }
         self.place.put(std::slice::from_ref(&item)).await;
         for (collection, row) in item.rows {
             self.stores.put(&collection, row);
