@@ -32,7 +32,6 @@ pub struct Place {
 }
 
 impl Place {
-    #[expect(clippy::disallowed_methods, reason = "tests find their services by the environment")]
     pub async fn new(name: &str) -> Self {
         #[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
         let uri = std::env::var("CONTEXTD_MONGODB__URI")
