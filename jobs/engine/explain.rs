@@ -20,6 +20,8 @@ use crate::{
 pub struct Explanation {
     pub collection: String,
     pub id: String,
+    /// When it was looked at.
+    pub at: DateTime<Utc>,
     /// Whether the row is there.
     pub found: bool,
     pub state: Option<String>,
@@ -71,6 +73,7 @@ impl Engine<'_> {
         let mut explained = Explanation {
             collection: collection.to_owned(),
             id: super::plain(&id),
+            at: run.now,
             found: row.is_some(),
             state: row.as_ref().and_then(|row| row.get_str("state").ok()).map(str::to_owned),
             held_by: Vec::new(),

@@ -136,7 +136,9 @@ async fn newest(run: &Run, due: &[Due]) -> Result<HashSet<String>, JobError> {
 
 /// What a row belongs to: (collection, id). A hold there holds the row.
 pub fn belongs(row: &Document) -> impl Iterator<Item = (&'static str, String)> {
-    let of = |collection, name: &str| text(row, name).map(|id| (collection, id.to_owned()));
+    // A row may name itself: a document's `documentId`.
+    let own = row.get_str("_id").unwrap_or_default();
+    let of = |collection, name: &str| text(row, name).filter(|id| *id != own).map(|id| (collection, id.to_owned()));
     // A session's hold is about what is nobody else's.
     let anonymous = text(row, "userId").is_none();
     let session = of("sessions", "sessionId").filter(|_| anonymous);
@@ -157,7 +159,8 @@ impl Kin {
         rows: impl Iterator<Item = &'r Document>,
         within: Option<&mut super::take::Txn<'_>>,
     ) -> Result<Self, JobError> {
-        let documents: HashSet<&str> = rows.filter_map(|row| text(row, "documentId")).collect();
+        let document = |row: &'r Document| text(row, "documentId").filter(|id| row.get_str("_id").ok() != Some(*id));
+        let documents: HashSet<&str> = rows.filter_map(document).collect();
         if documents.is_empty() {
             return Ok(Self::default());
         }

@@ -212,7 +212,7 @@ mod tests {
             Failure::Usage("there is no job \"retension\": did you mean `retention`?".into())
         );
         let Failure::Usage(all) = refused("vacuum") else { panic!("usage") };
-        assert!(all.contains("there are retention"), "{all}");
+        assert!(all.contains("there are session-archival, ") && all.contains("retention"), "{all}");
         assert_eq!(find(&jobs(), "retention").map(ScheduledJob::name), Ok("retention"));
     }
 

@@ -284,6 +284,7 @@ fn told(explained: &Explanation) -> String {
     for verdict in &explained.rules {
         let when = match (verdict.applies, verdict.due, verdict.due_at) {
             (true, true, _) => format!("acts with the next run of the job {}", verdict.job),
+            (true, false, Some(at)) if at <= explained.at => format!("due since {}, and kept", time(at)),
             (true, false, Some(at)) => format!("not before {}", time(at)),
             (true, false, None) => "never".to_owned(),
             (false, ..) => "is not about it".to_owned(),
