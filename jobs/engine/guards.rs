@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document, doc};
 use super::judge::{Due, Left};
 use crate::{
     kit::{JobError, Run, World, to_bson},
-    policy::{Guard, Rule},
+    policy::{Action, Guard, Rule},
 };
 
 #[derive(Debug)]
@@ -44,7 +44,27 @@ pub async fn check(run: &Run, world: &World, rule: &Rule, due: Vec<Due>) -> Resu
     let owners = all.due.iter().flat_map(|item| kin.owners(&item.row)).collect();
     let held = held(run, owners, None).await?;
     all.split(Left::Held, |item| kin.owners(&item.row).iter().any(|owner| held.contains(owner)));
+    if rule.on == "users" && matches!(rule.action, Action::Anonymize { .. }) && !all.due.is_empty() {
+        let waiting = waiting(run, world, &all.due).await?;
+        all.split(Left::Documents, |item| waiting.contains(&key(&item.id)));
+    }
     Ok(all)
+}
+
+/// Users with documents that a rule of their own will take, but not yet: with the user they would go early. Without
+/// such a rule they go with the user.
+async fn waiting(run: &Run, world: &World, due: &[Due]) -> Result<HashSet<String>, JobError> {
+    let ids: Vec<&Bson> = due.iter().map(|item| &item.id).collect();
+    let rules = world.policy.rules.iter().filter(|rule| rule.enabled && rule.on == "documents");
+    let purges = rules.filter(|rule| rule.action == Action::Purge).flat_map(|rule| &rule.cases);
+    let mut gone: Vec<Document> = purges.map(|case| case.predicate(case.cutoff(run.now))).collect();
+    if gone.is_empty() {
+        return Ok(HashSet::new());
+    }
+    gone.push(doc! { "state": "purging" });
+    let filter = doc! { "userId": { "$in": ids }, "$nor": gone };
+    let rows = find(run, "documents of users", "documents", filter, doc! { "userId": 1 }).await?;
+    Ok(rows.iter().filter_map(|row| row.get("userId")).map(key).collect())
 }
 
 impl Guarded {

@@ -28,6 +28,8 @@ pub enum Left {
     Guarded(Guard),
     /// It misses a field that the rule asks for.
     Lacking,
+    /// A user's documents are not due yet.
+    Documents,
     /// It is not due any more, by what a plan said.
     NotDue,
     /// Its date is none.
@@ -58,6 +60,7 @@ impl Left {
             Left::Guarded(Guard::NoDeltaBase) => "delta-base",
             Left::Guarded(Guard::Superseded) => "not-superseded",
             Left::Lacking => "lacking",
+            Left::Documents => "documents",
             Left::NotDue => "not-due",
             Left::Undated => "undated",
             Left::Purging => "purging",
