@@ -247,7 +247,11 @@ async fn races_of(rule: &str, name: &str, ops: &'static [Op]) {
                     _ => {}
                 }
                 if outcome == "dead" || outcome == "waits" {
-                    wrong.push(format!("{what}: a task that comes late has to end as expired"));
+                    let letters = place.all("dead_letters").await;
+                    let why = letters.last().map(|letter| {
+                        format!("{:?}: {:?}", letter.get_str("reason").ok(), letter.get_str("error").ok())
+                    });
+                    wrong.push(format!("{what}: a task that comes late has to end as expired; {why:?}"));
                 }
             }
         }
