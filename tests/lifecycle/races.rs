@@ -269,7 +269,7 @@ async fn a_deleted_document_is_whole_or_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_marked_document_is_whole_or_gone() {
-    races_of("anonymous-cleanup", "marked", &[TOUCH, SAVE, HOLD, HOLD_SESSION, VERSION]).await;
+    races_of("anonymous-cleanup", "marked", &[TOUCH, SAVE_ANONYMOUS, HOLD, HOLD_SESSION, VERSION]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
