@@ -4,7 +4,7 @@ CARGO ?= cargo
 SERVICES := scripts/services
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check-all lint deny bench services-down clean-services
+.PHONY: help demo test check-all lint deny bench scale services-down clean-services
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ deny: ## licences, advisories and sources of the dependencies (needs cargo-deny)
 
 bench: ## throughput, latency, memory, analysis speed against the bare drivers; BENCH="--quick" for a look
 	@scripts/with-services bench $(CARGO) bench --locked --bench contextd -- $(BENCH)
+
+scale: ## purges of documents with their versions against the bare driver; SCALE="--documents 1000000" for the full size
+	@scripts/with-services scale $(CARGO) bench --locked --bench lifecycle -- $(SCALE)
 
 services-down: ## ends every set of services of this directory and removes its data
 	@for state in .services/*/state.json; do \

@@ -20,6 +20,9 @@ use crate::{
 /// Documents that are moved at once.
 const AT_ONCE: usize = 8;
 
+/// A document's id, and why it stayed, if it did.
+type Ended = (Bson, Option<Left>);
+
 pub async fn act(engine: &Engine<'_>, run: &Run, rule: &Rule, due: Vec<Due>) -> Result<Acted, JobError> {
     if rule.on != DOCUMENTS {
         return Err(JobError::Failed(anyhow::anyhow!(
@@ -28,7 +31,7 @@ pub async fn act(engine: &Engine<'_>, run: &Run, rule: &Rule, due: Vec<Due>) -> 
             rule.on
         )));
     }
-    let moves: Vec<BoxFuture<'_, Result<(Bson, Option<Left>), JobError>>> =
+    let moves: Vec<BoxFuture<'_, Result<Ended, JobError>>> =
         due.into_iter().map(|item| one(engine, run, rule, item).boxed()).collect();
     let moved: Vec<_> = stream::iter(moves).buffer_unordered(AT_ONCE).try_collect().await?;
     let mut acted = Acted::default();
@@ -41,7 +44,7 @@ pub async fn act(engine: &Engine<'_>, run: &Run, rule: &Rule, due: Vec<Due>) -> 
     Ok(acted)
 }
 
-async fn one(engine: &Engine<'_>, run: &Run, rule: &Rule, item: Due) -> Result<(Bson, Option<Left>), JobError> {
+async fn one(engine: &Engine<'_>, run: &Run, rule: &Rule, item: Due) -> Result<Ended, JobError> {
     let moving = Moving::new(item.id.clone(), item.row.clone());
     let mut entry = entry(engine, run, rule, &item);
     // A document can be archived again with the same date, after it was deleted and restored.

@@ -28,6 +28,8 @@ pub enum Left {
     Guarded(Guard),
     /// It misses a field that the rule asks for.
     Lacking,
+    /// It is not due any more, by what a plan said.
+    NotDue,
     /// Its date is none.
     Undated,
     /// A purge of it has begun.
@@ -56,6 +58,7 @@ impl Left {
             Left::Guarded(Guard::NoDeltaBase) => "delta-base",
             Left::Guarded(Guard::Superseded) => "not-superseded",
             Left::Lacking => "lacking",
+            Left::NotDue => "not-due",
             Left::Undated => "undated",
             Left::Purging => "purging",
             Left::Claimed => "claim-unfinished",
@@ -81,7 +84,8 @@ pub fn judge(rule: &Rule, case: usize, row: Document, now: DateTime<Utc>) -> Res
     let term = rule.term(case, row.get_str("tenant").ok()).ok_or(Left::Tenant)?;
     let cutoff = before(now, term);
     if date > cutoff {
-        return Err(Left::Tenant);
+        let of_tenant = row.get_str("tenant").is_ok_and(|tenant| rule.tenants.contains_key(tenant));
+        return Err(if of_tenant { Left::Tenant } else { Left::NotDue });
     }
     if is_held(&row) {
         return Err(Left::Held);

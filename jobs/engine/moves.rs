@@ -330,8 +330,7 @@ async fn clear(world: &World, run: &Run, id: &Bson, since: Instant) -> Result<()
         let moving = Moving::new(id.clone(), row).with_versions(run).await?;
         let mut bare = moving.row.clone();
         let left = bare.remove(LEFT).unwrap_or(Bson::Null);
-        let named: Vec<(Tier, String)> =
-            std::iter::once(&bare).chain(&moving.versions).flat_map(|row| objects_of(row)).collect();
+        let named: Vec<(Tier, String)> = std::iter::once(&bare).chain(&moving.versions).flat_map(objects_of).collect();
         for (tier, key) in objects_of(&doc! { LEFT: left }) {
             if named.contains(&(tier, key.clone())) {
                 continue;

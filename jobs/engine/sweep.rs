@@ -75,6 +75,9 @@ struct Sweep<'s> {
     settings: &'s Settings,
 }
 
+/// The key of an object, and what it was.
+type Deleted = (String, Vec<u8>);
+
 /// What a pass over the objects found.
 #[derive(Debug, Default)]
 struct Pass {
@@ -158,10 +161,10 @@ impl Sweep<'_> {
 
     async fn delete(&self, run: &mut Run, tier: Tier, orphans: Vec<Object>) -> Result<(), JobError> {
         for few in orphans.chunks(AT_ONCE) {
-            let deletions: Vec<BoxFuture<'_, Result<Option<(String, Vec<u8>)>, JobError>>> =
+            let deletions: Vec<BoxFuture<'_, Result<Option<Deleted>, JobError>>> =
                 few.iter().map(|orphan| self.delete_one(run, tier, orphan).boxed()).collect();
             let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(AT_ONCE).try_collect().await?;
-            let deleted: Vec<(String, Vec<u8>)> = deleted.into_iter().flatten().collect();
+            let deleted: Vec<Deleted> = deleted.into_iter().flatten().collect();
             if deleted.is_empty() {
                 continue;
             }
@@ -179,7 +182,7 @@ impl Sweep<'_> {
     }
 
     /// Deletes an object that is as it was listed; answers what it was.
-    async fn delete_one(&self, run: &Run, tier: Tier, orphan: &Object) -> Result<Option<(String, Vec<u8>)>, JobError> {
+    async fn delete_one(&self, run: &Run, tier: Tier, orphan: &Object) -> Result<Option<Deleted>, JobError> {
         let objects = &self.world.objects;
         // Written again since: somebody is about to name it.
         if run.call("look again", objects.stat(tier, &orphan.key)).await?.as_ref() != Some(orphan) {

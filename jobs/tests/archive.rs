@@ -221,7 +221,7 @@ async fn what_is_damaged_is_told_and_others_go_on() {
 async fn a_store_that_is_away_stops_the_run_and_nothing_is_lost() {
     let place = prepared("archive_away", &["d"]).await;
     *place.objects.down.lock().unwrap() = true;
-    let error = runs(&place, &inactive(), now()).await.err().expect("it stops");
+    let error = runs(&place, &inactive(), now()).await.expect_err("it stops");
     assert!(error.is_transient(), "{error}");
     *place.objects.down.lock().unwrap() = false;
     runs(&place, &inactive(), now()).await.expect("it runs");
@@ -268,7 +268,7 @@ async fn who_touches_or_holds_a_document_between_copy_and_transaction_wins() {
             anchors: place.anchors.clone(),
         };
         let between = std::sync::Arc::new(Between { place: other, change });
-        let run = place.run_with(&inactive(), now(), |run| run.with_faults(between)).await.expect("it runs");
+        let run = run_with(&place, &inactive(), now(), |run| run.with_faults(between)).await.expect("it runs");
         assert_eq!(run.outcome.rules["inactive-document"].left.get(why), Some(&1), "{name}: {:?}", run.outcome);
         let row = place.row("documents", "d").await.unwrap();
         assert!(!row.get_document("content").unwrap().contains_key("tier"), "{name}");

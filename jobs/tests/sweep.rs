@@ -134,7 +134,7 @@ async fn over_the_cap_nothing_is_deleted() {
     for n in 0..120 {
         write(&place, Tier::Hot, &format!("documents/u/d{n}/0"), 2);
     }
-    let error = sweep(&place, |run| run).await.err().expect("it stops");
+    let error = sweep(&place, |run| run).await.expect_err("it stops");
     assert!(error.to_string().contains("120 of 120 objects"), "{error}");
     assert_eq!(place.objects.all().len(), 120);
     sweep(&place, |mut run| {

@@ -10,7 +10,7 @@ use super::{
     Patience, Planned, Records,
     content::{AT_ONCE, failed, owner, remove, stored, to_row},
     patiently,
-    records::Due,
+    records::{Due, missing_or_purged},
 };
 use crate::{
     config::WriteMode,
@@ -109,7 +109,8 @@ async fn put(
     let given = |name| Some(due.text(name)).filter(|id| !id.is_empty());
     let told = given("userId").or(place.user).or_else(|| given("sessionId"));
     let Some(owner) = place.row.and_then(owner).or(told) else {
-        *made = Err(unknown(id));
+        let id = id.clone();
+        *made = Err(unknown(records, &id, patience).await);
         return None;
     };
     let key = key::document(owner, id, &change.task);
@@ -125,13 +126,16 @@ async fn put(
     None
 }
 
-/// An update may come before the document: it is tried again.
-fn unknown(id: &str) -> Planned {
+/// An update may come before the document: it is tried again. Or long after it, when it is purged.
+async fn unknown(records: &Records, id: &str, patience: &Patience<'_>) -> Planned {
     let text = format!(
         "there is no {id:?} in `documents`, and a new document needs `userId` or `sessionId`: send one of them, or the \
          task that makes the document, then requeue this one"
     );
-    Planned::Missing(ErrorClass::Missing, text)
+    match missing_or_purged(records, DOCUMENTS, id, patience).await {
+        Planned::Missing(..) => Planned::Missing(ErrorClass::Missing, text),
+        other => other,
+    }
 }
 
 /// Removes the objects that the written rows do not describe.

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use chrono::{DateTime, Utc};
 use contextd_jobs::{JobError, Outcome, Run, kit::from_bson};
 use mongodb::Database;
 use tokio_util::sync::CancellationToken;
@@ -129,4 +130,13 @@ async fn recorded<T>(
     };
     schedules.record(&report).await?;
     Ok((report, answer))
+}
+
+/// Runs a job at a moved time, without a lease or a record: for simulations and demonstrations, on a database of their
+/// own. Both clocks are taken to say `now`.
+pub async fn simulate(db: &Database, job: &ScheduledJob, now: DateTime<Utc>) -> Result<Outcome, JobError> {
+    let mut run = Run::new(db, job.name(), now, now, CancellationToken::new(), None).simulated(now);
+    run.dry_run = false;
+    work(job, &mut run).await?;
+    Ok(run.outcome)
 }

@@ -33,7 +33,7 @@ pub use contextd_jobs::Outcome;
 pub use events::{NoEvents, ScheduleEvents};
 pub use job::{ScheduledJob, jobs};
 pub use list::{JobState, JobStatus, list};
-pub use manual::{ByHand, run_now, run_once};
+pub use manual::{ByHand, run_now, run_once, simulate};
 pub use record::{LastRun, RunOutcome, RunReport, Trigger};
 pub use scheduler::{Handle, Scheduler};
 pub use slot::{Timetable, TimetableError};

@@ -14,6 +14,7 @@ mod bare;
 mod commands;
 mod contents;
 mod dead;
+mod erase;
 mod fleet;
 mod http;
 mod jobs;

@@ -33,6 +33,7 @@ pub struct Place {
 
 impl Place {
     pub async fn new(name: &str) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
         let uri = std::env::var("CONTEXTD_MONGODB__URI")
             .expect("CONTEXTD_MONGODB__URI is set: `eval \"$(scripts/services env)\"`, or `make test`");
         let client = Client::with_uri_str(uri).await.expect("a MongoDB URI");

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    aged::Aged,
     drive::{Driven, Pace},
     samples::Sample,
     to_millis,
@@ -40,6 +41,8 @@ pub struct Account {
     pub alone: bool,
     /// What is not as it was meant to be.
     pub problems: Vec<String>,
+    /// The lifecycle's part.
+    pub lifecycle: Option<Aged>,
 }
 
 /// The samples of one queue.
@@ -157,6 +160,7 @@ impl Account {
             paces: driven.paces,
             alone: false,
             problems: Vec::new(),
+            lifecycle: None,
         };
         account.alone = driven.before == 0 && account.taken() == samples.len() as u64;
         account.problems = account.problems(samples, ids(ANALYSES).len(), stale);

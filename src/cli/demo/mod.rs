@@ -1,6 +1,7 @@
 //! `contextd demo`: the main job on the sample input, with an account of what landed where.
 
 mod account;
+mod aged;
 mod drive;
 mod findings;
 mod next;
@@ -84,7 +85,11 @@ pub async fn demo(args: &DemoArgs, config: Config, file: Option<&Path>) -> Resul
     let driven = driven?;
     ended?;
 
-    let account = account::Account::gather(run, &samples, driven, metrics.ledgers(), &store, started).await?;
+    let ledgers = metrics.ledgers();
+    let aged = aged::age(&config, metrics).await?;
+    let mut account = account::Account::gather(run, &samples, driven, ledgers, &store, started).await?;
+    account.problems.extend(aged.problems.iter().cloned());
+    account.lifecycle = Some(aged);
     let mut printed = if args.json {
         Printed::json(&account)?
     } else {

@@ -2,7 +2,7 @@
 
 use super::{
     account::{Account, Dead, Record, ended},
-    findings,
+    aged, findings,
     page::{Page, bad, count, good, strong},
 };
 use crate::{
@@ -23,6 +23,9 @@ pub fn account(page: &mut Page, account: &Account) {
     texts(page, account);
     dead_letters(page, account);
     pace(page, account);
+    if let Some(lifecycle) = &account.lifecycle {
+        aged::render(page, lifecycle);
+    }
     verdict(page, account);
 }
 
