@@ -100,17 +100,14 @@ async fn run(place: &Place, case: &Case, now: DateTime<Utc>, kill: &Arc<Kill>) -
 
 /// What another job does about what a killed run leaves: reconciliation ends moves between the tiers.
 async fn finished(place: &Place, case: &Case, later: DateTime<Utc>) {
-    match case.job {
-        "document-archival" => {
-            // Which moves have been left is told by the servers' real clock.
-            let ago = to_bson(contextd::clock::now() - TimeDelta::days(1));
-            let left = doc! { "moveLeft": { "$exists": true } };
-            let done = place.coll("documents").update_many(left, doc! { "$set": { "movedAt": ago } }).await;
-            done.expect("written");
-            place.settled().await;
-            drop(place.run("reconciliation", later).await);
-        }
-        _ => {}
+    if case.job == "document-archival" {
+        // Which moves have been left is told by the servers' real clock.
+        let ago = to_bson(contextd::clock::now() - TimeDelta::days(1));
+        let left = doc! { "moveLeft": { "$exists": true } };
+        let done = place.coll("documents").update_many(left, doc! { "$set": { "movedAt": ago } }).await;
+        done.expect("written");
+        place.settled().await;
+        place.run("reconciliation", later).await;
     }
 }
 

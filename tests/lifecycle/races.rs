@@ -37,6 +37,15 @@ const SAVE: Op = Op {
     task: "document.save.v1",
     data: |id, now| json!({ "documentId": id, "content": "A new content.", "updatedAt": now, "lastAccessedAt": now }),
 };
+/// As the editor of an anonymous session sends it.
+const SAVE_ANONYMOUS: Op = Op {
+    name: "anonymous save",
+    task: "document.save.v1",
+    data: |id, now| {
+        json!({ "documentId": id, "sessionId": format!("{id}-session"), "content": "A new content.", "updatedAt": now,
+            "lastAccessedAt": now })
+    },
+};
 const RESTORE: Op =
     Op { name: "restore", task: "document.restore.v1", data: |id, now| json!({ "documentId": id, "restoredAt": now }) };
 const HOLD: Op = Op {
