@@ -51,12 +51,16 @@ pub async fn checked(place: &Place, job: &dyn Job, now: DateTime<Utc>, all: bool
     (run.outcome, wrong)
 }
 
-/// What is wrong with `after`, when these rules were applied to `before`.
+/// What is wrong with `after`, when these rules were applied to `before`: in any order, and with or without what became
+/// free by what others of them did.
 pub fn compare(before: &Stores, after: &Stores, rules: &[&str], now: DateTime<Utc>) -> Vec<String> {
     let found = after.view();
-    let mut wrong = differences(&predicted(before, rules, now, false).view(), &found);
-    if !wrong.is_empty() && predicted(before, rules, now, true).view() == found {
-        wrong.clear();
+    let backwards: Vec<&str> = rules.iter().rev().copied().collect();
+    let orders = [(rules, false), (&backwards[..], false), (rules, true)];
+    let right = orders.iter().any(|(rules, to_the_end)| predicted(before, rules, now, *to_the_end).view() == found);
+    let mut wrong = Vec::new();
+    if !right {
+        wrong = differences(&predicted(before, rules, now, false).view(), &found);
     }
     wrong.extend(after.misplaced());
     wrong

@@ -8,7 +8,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use contextd_jobs::Run;
-use mongodb::bson::{Bson, Document};
+use contextd_jobs::kit::to_bson;
+use mongodb::bson::{Bson, Document, doc};
 
 use crate::{
     boundaries::at,
@@ -49,7 +50,6 @@ fn evidence(place: &Place, stores: &Stores) -> BTreeSet<String> {
         rows.sort();
         lines.insert(format!("a file with {rows:?}"));
     }
-    lines.insert(format!("{} files", place.row_files().len()));
     let count = |name: &str| stores.of(name).count();
     lines.insert(format!("{} audit entries", count("audit_log")));
     for (id, tombstone) in stores.of("tombstones") {
@@ -98,13 +98,16 @@ async fn run(place: &Place, case: &Case, now: DateTime<Utc>, kill: &Arc<Kill>) -
     job.run(&mut run).await.map_err(|e| format!("{e}"))
 }
 
-/// What other jobs do about what a killed run leaves: reconciliation ends moves between the tiers, the sweep takes files
-/// that nothing names, by their age on the real clock.
+/// What another job does about what a killed run leaves: reconciliation ends moves between the tiers.
 async fn finished(place: &Place, case: &Case, later: DateTime<Utc>) {
-    match case.job {
-        "document-archival" => drop(place.run("reconciliation", later).await),
-        "auth-log-archival" => drop(place.run("orphan-sweep", contextd::clock::now() + TimeDelta::days(2)).await),
-        _ => {}
+    if case.job == "document-archival" {
+        // Which moves have been left is told by the servers' real clock.
+        let ago = to_bson(contextd::clock::now() - TimeDelta::days(1));
+        let left = doc! { "moveLeft": { "$exists": true } };
+        let done = place.coll("documents").update_many(left, doc! { "$set": { "movedAt": ago } }).await;
+        done.expect("written");
+        place.settled().await;
+        place.run("reconciliation", later).await;
     }
 }
 

@@ -74,7 +74,10 @@ impl Stores {
     /// The rows that `rule` has to take at `now`.
     pub fn due(&self, rule: &str, now: DateTime<Utc>) -> BTreeSet<String> {
         let collection = collection(rule);
-        let due = |(id, row): &(&String, &Document)| self.meets(rule, id, row, now) && !self.held(collection, row);
+        let due = |(id, row): &(&String, &Document)| {
+            let waits = rule == "deleted-user" && self.holds_something(id);
+            self.meets(rule, id, row, now) && !self.held(collection, row) && !waits
+        };
         self.of(collection).filter(due).map(|(id, _)| id.clone()).collect()
     }
 
@@ -193,7 +196,7 @@ impl Stores {
                         doc! { "state": "deleted", "deletedAt": contextd_jobs::kit::to_bson(now) },
                     );
                 }
-                "deleted-user" => self.anonymize("users", id, &["createdAt", "deletedAt", "accountStatus"]),
+                "deleted-user" => self.erase(id),
                 "ai-interaction-30" => self.anonymize("ai_interactions", id, AI_KEPT),
                 "analysis-result" | "ai-interaction-90" | "auth-log" | "dead-letter" | "job-run" => {
                     self.remove(collection(rule), id);
@@ -246,6 +249,55 @@ impl Stores {
         self.edit("context_links").retain(|_, row| text(row, "from") != Some(id) && text(row, "to") != Some(id));
         self.keys.retain(|key| !key.starts_with(&format!("typing:{id}:")));
         self.remove("documents", id);
+    }
+
+    /// A user's document or session is held: nothing of the user goes.
+    fn holds_something(&self, user: &str) -> bool {
+        let sessions = self.sessions_of(user);
+        let theirs = |row: &Document| {
+            text(row, "userId") == Some(user) || text(row, "sessionId").is_some_and(|s| sessions.contains(s))
+        };
+        ["documents", "sessions", "session_history"]
+            .iter()
+            .any(|collection| self.of(collection).any(|(_, row)| theirs(row) && count(row) > 0))
+    }
+
+    fn sessions_of(&self, user: &str) -> BTreeSet<String> {
+        let both = self.of("sessions").chain(self.of("session_history"));
+        both.filter(|(_, row)| text(row, "userId") == Some(user)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// As `docs/erasure.md` has it: the user, and all that names the user or lies in a session of the user and names nobody.
+    fn erase(&mut self, user: &str) {
+        let sessions = self.sessions_of(user);
+        let theirs = |row: &Document| {
+            text(row, "userId") == Some(user)
+                || (!there(row, "userId") && text(row, "sessionId").is_some_and(|s| sessions.contains(s)))
+        };
+        let of = |stores: &Self, collection: &str| -> Vec<String> {
+            stores.of(collection).filter(|(_, row)| theirs(row)).map(|(id, _)| id.clone()).collect()
+        };
+        for document in of(self, "documents") {
+            self.purge_document(&document);
+        }
+        for id in of(self, "sessions") {
+            self.archive_session(&id);
+        }
+        for id in of(self, "interactions") {
+            let row = self.edit("interactions").get_mut(&id).expect("it is there");
+            *row = doc! { "_id": &id };
+            self.forget("interactions", &id);
+        }
+        for id in of(self, "ai_interactions") {
+            self.anonymize("ai_interactions", &id, AI_KEPT);
+        }
+        for collection in ["typing_contexts", "analyses"] {
+            for id in of(self, collection) {
+                self.remove(collection, &id);
+            }
+        }
+        self.keys.retain(|key| !sessions.iter().any(|s| key.starts_with("typing:") && key.ends_with(&format!(":{s}"))));
+        self.anonymize("users", user, &["createdAt", "deletedAt", "accountStatus"]);
     }
 
     fn anonymize(&mut self, collection: &str, id: &str, keep: &[&str]) {

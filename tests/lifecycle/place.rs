@@ -38,6 +38,8 @@ pub struct Place {
     /// Everything that is given to processes.
     pub variables: Vec<(String, String)>,
     pub file: PathBuf,
+    /// `stores` reads tombstones and the audit log, too, which only grow.
+    pub evidence: bool,
     dir: tempfile::TempDir,
 }
 
@@ -83,7 +85,7 @@ impl Place {
                 db.collection::<Document>(&rule.on).create_index(index).await.expect("an index");
             }
         }
-        Self { db, world, config, namespace, redis, variables, file, dir }
+        Self { db, world, config, namespace, redis, variables, file, evidence: true, dir }
     }
 
     // Runs.
@@ -220,20 +222,25 @@ impl Place {
     /// As it is now.
     pub async fn stores(&self) -> Stores {
         let mut stores = Stores::default();
-        let read = SEEN.iter().map(|name| async {
+        let evidence = |name: &&&str| self.evidence || !["tombstones", "audit_log"].contains(*name);
+        let read = SEEN.iter().filter(evidence).map(|name| async {
             let rows = self.all(name).await.into_iter().map(|row| (id_of(&row), row)).collect();
             ((*name).to_owned(), rows)
         });
         stores.rows.extend(futures::future::join_all(read).await);
         stores.hot = files(&self.hot()).into_iter().filter(|key| is_content(key)).collect();
         stores.archive = files(&self.archive()).into_iter().filter(|key| is_content(key)).collect();
-        for key in self.keys().await {
-            if let Some(session) = key.strip_prefix("session:") {
-                stores.live.insert(session.to_owned());
-            } else if (key.starts_with("cache:") || key.starts_with("typing:")) && !self.is_marker(&key).await {
-                stores.keys.insert(key);
-            }
+        let keys = self.keys().await;
+        let cached = |key: &&String| key.starts_with("cache:") || key.starts_with("typing:");
+        let cached: Vec<&String> = keys.iter().filter(cached).collect();
+        if !cached.is_empty() {
+            let full: Vec<String> = cached.iter().map(|key| format!("{}:{key}", self.namespace)).collect();
+            let values: Vec<Option<Vec<u8>>> = self.redis.clone().mget(full).await.expect("MGET");
+            let there =
+                cached.into_iter().zip(values).filter(|(_, value)| value.as_deref().is_some_and(|v| !is_marker(v)));
+            stores.keys.extend(there.map(|(key, _)| key.clone()));
         }
+        stores.live.extend(keys.iter().filter_map(|key| key.strip_prefix("session:")).map(str::to_owned));
         stores
     }
 
@@ -257,12 +264,6 @@ impl Place {
                 return all;
             }
         }
-    }
-
-    /// A marker that a record is gone, which stays for a minute.
-    async fn is_marker(&self, key: &str) -> bool {
-        let value: Option<String> = self.redis.clone().get(format!("{}:{key}", self.namespace)).await.expect("GET");
-        value.is_none_or(|value| value.lines().next().unwrap_or_default().contains("\"gone\":true"))
     }
 
     /// Nothing is left but the indexes.
@@ -328,6 +329,11 @@ const SEEN: [&str; 17] = [
 
 fn id_of(row: &Document) -> String {
     row.get("_id").map_or_else(String::new, |id| id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+}
+
+/// A marker that a record is gone, which stays for a minute.
+fn is_marker(value: &[u8]) -> bool {
+    String::from_utf8_lossy(value).lines().next().unwrap_or_default().contains("\"gone\":true")
 }
 
 fn is_content(key: &str) -> bool {

@@ -270,7 +270,7 @@ impl Case {
                 base: None,
             };
             let mut item = document(id, Some("u1"), None, date).and(version(&major, date)).and(family(id, "s1", date));
-            item.edit("documents", id).insert("currentVersionId", format!("{id}-v1"));
+            item.edit("documents", id).extend(doc! { "currentVersionId": format!("{id}-v1"), "versionCounter": 1_i64 });
             item
         };
         match (self.rule, self.case) {
@@ -338,7 +338,8 @@ impl Case {
             .and(of(&current, "major", 1, None, date))
             .and(of(id, kind, 2, Some(&current), date))
             .and(of(&after, "major", 3, Some(id), date));
-        item.edit("documents", &document_id).insert("currentVersionId", current.as_str());
+        item.edit("documents", &document_id)
+            .extend(doc! { "currentVersionId": current.as_str(), "versionCounter": 3_i64 });
         if kind == "ai" {
             item.edit("document_versions", id).extend(doc! { "decision": "rejected", "decidedAt": to_bson(date) });
         }

@@ -122,7 +122,8 @@ fn slots(table: &[(&'static str, Timetable)], from: DateTime<Utc>, to: DateTime<
 
 async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
     println!("seed {seed}");
-    let place = Place::with(SETTINGS).await;
+    let mut place = Place::with(SETTINGS).await;
+    place.evidence = false;
     let table: Vec<_> = JOBS.iter().map(|(name, _)| (*name, place.table(name))).collect();
     let mut sim = Simulation {
         place,
@@ -137,6 +138,9 @@ async fn simulate(seed: u64, days: i64, busy: f64, stride: u64) {
     let (mut runs, mut acted, mut skipped) = (0_u64, std::collections::BTreeMap::<String, u64>::new(), 0_u64);
     for hour in 0..days * 24 {
         let from = start + TimeDelta::hours(hour);
+        if hour % 720 == 0 {
+            println!("{from}: {runs} runs, {skipped} with nothing near");
+        }
         let to = from + TimeDelta::hours(1);
         for due in slots(&table, from - TimeDelta::milliseconds(1), to - TimeDelta::milliseconds(1)) {
             let hours = JOBS.iter().find(|(job, _)| *job == due.job).expect("known").1;
