@@ -45,7 +45,9 @@ fn evidence(place: &Place, stores: &Stores) -> BTreeSet<String> {
             lines.insert(format!("audit entry {id} without a digest"));
         }
     }
-    for file in place.row_files() {
+    // A file that no entry names was not finished: the job removes it a day later, by the real clock.
+    let named: Vec<&String> = stores.of("audit_log").map(|(id, _)| id).collect();
+    for file in place.row_files().into_iter().filter(|file| named.iter().any(|id| file.ends_with(id))) {
         let mut rows: Vec<String> = rows_of(&file);
         rows.sort();
         lines.insert(format!("a file with {rows:?}"));
