@@ -4,7 +4,7 @@ CARGO ?= cargo
 SERVICES := scripts/services
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check-all lint deny bench scale services-down clean-services
+.PHONY: help demo test check-all kills lint deny bench scale services-down clean-services
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ test: ## format, lints and all tests, on private services that end with it
 
 check-all:
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-6} $(CARGO) test --locked --workspace
+
+kills: ## the lifecycle cut off and raced at every call of a store, and many simulated days at random (about an hour)
+	@CONTEXTD_TEST_POINTS=all scripts/with-services kills $(CARGO) test --locked --workspace --test lifecycle --test purge \
+		--test archive --test sweep --test erase --test anonymize --test engine -- --include-ignored
 
 lint: ## format and clippy, warnings are errors
 	$(CARGO) fmt --all --check

@@ -114,6 +114,7 @@ async fn cut_off_at_any_call_the_next_request_comes_to_the_same_end() {
         names.iter().position(|n| n == name) == Some(at) || names.iter().rposition(|n| n == name) == Some(at)
     };
     let at: Vec<u64> = (0..names.len()).filter(|at| place_of(*at)).map(|at| at as u64).collect();
+    let at: Vec<u64> = at.iter().enumerate().filter(|(n, _)| person::is_tried(*n)).map(|(_, at)| *at).collect();
     println!("{calls} calls, {} of them cut off", at.len());
     let cuts: Vec<(u64, bool)> = at.into_iter().flat_map(|call| [(call, false), (call, true)]).collect();
     for cut in cuts.chunks(16) {

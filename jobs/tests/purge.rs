@@ -139,7 +139,7 @@ async fn cut_off_at_any_call_the_next_run_comes_to_the_same_end() {
     let counted: Arc<dyn Faults> = count.clone();
     whole.run_with(&[deleted()], now, |run| run.with_faults(counted)).await.map_err(|(_, e)| e).expect("it runs");
     let expected = left(&whole).await;
-    for call in 1..=count.calls() {
+    for call in (1..=count.calls()).filter(|call| common::is_tried(*call, count.calls())) {
         for after in [false, true] {
             let place = Place::new(&format!("cut_{call}_{after}")).await;
             fill(&place, &[29, 31, 32]).await;

@@ -116,7 +116,7 @@ async fn objects_that_no_row_names_go_when_they_are_old() {
 async fn cut_off_anywhere_the_next_sweep_does_the_rest() {
     let count = Cut::never();
     sweep(&place("sweep_calls").await, |run| run.with_faults(count.clone())).await.expect("it runs");
-    for at in 1..=count.calls() {
+    for at in (1..=count.calls()).filter(|at| common::is_tried(*at, count.calls())) {
         for after in [false, true] {
             let place = place("sweep_cut").await;
             assert!(sweep(&place, |run| run.with_faults(Cut::new(at, after))).await.is_err(), "call {at}");

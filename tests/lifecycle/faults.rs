@@ -7,6 +7,14 @@ use std::sync::{
 
 use contextd_jobs::{JobError, kit::Faults};
 
+/// Which of so many points are tried: about ten, on either side of calls; all of them with CONTEXTD_TEST_POINTS=all
+/// (`make kills`).
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
+pub fn is_tried(point: usize, of: usize) -> bool {
+    let all = std::env::var("CONTEXTD_TEST_POINTS").is_ok_and(|points| points == "all");
+    all || point.is_multiple_of((of / 10).max(1) | 1)
+}
+
 /// On which side of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {

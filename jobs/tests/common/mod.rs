@@ -142,6 +142,13 @@ pub fn rule(name: &str, on: &str, equal: &[(&str, &str)], date: &str, after: Dur
     }
 }
 
+/// Which of so many calls are cut off: about ten; all of them with CONTEXTD_TEST_POINTS=all (`make kills`).
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration to read it from")]
+pub fn is_tried(call: usize, of: usize) -> bool {
+    let all = std::env::var("CONTEXTD_TEST_POINTS").is_ok_and(|points| points == "all");
+    all || call.is_multiple_of((of / 10).max(1))
+}
+
 /// Cuts a run off at its `at`-th call: before it, or after it with the answer lost.
 #[derive(Debug)]
 pub struct Cut {
