@@ -137,7 +137,10 @@ class Local:
         return [program, "--port", str(port), "--bind_ip", "127.0.0.1", "--dbpath", data, "--replSet", "rs0", "--nounixsocket",
                 "--wiredTigerCacheSizeGB", cache, "--oplogSize", "512", "--setParameter", "diagnosticDataCollectionEnabled=false",
                 # What a killed process leaves open, keeps others off its rows for this long.
-                "--setParameter", "transactionLifetimeLimitSeconds=5"]
+                "--setParameter", "transactionLifetimeLimitSeconds=5",
+                # Tests have databases of their own, each of a hundred files: those that are not used are closed soon.
+                "--wiredTigerEngineConfigString",
+                "file_manager=(close_idle_time=20,close_scan_interval=5,close_handle_minimum=100)"]
 
 
 def _redis_pid(port):

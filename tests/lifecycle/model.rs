@@ -75,7 +75,7 @@ impl Stores {
     pub fn due(&self, rule: &str, now: DateTime<Utc>) -> BTreeSet<String> {
         let collection = collection(rule);
         let due = |(id, row): &(&String, &Document)| {
-            let waits = rule == "deleted-user" && self.holds_something(id);
+            let waits = rule == "deleted-user" && (self.holds_something(id) || self.keeps_documents(id, now));
             self.meets(rule, id, row, now) && !self.held(collection, row) && !waits
         };
         self.of(collection).filter(due).map(|(id, _)| id.clone()).collect()
@@ -260,6 +260,15 @@ impl Stores {
         ["documents", "sessions", "session_history"]
             .iter()
             .any(|collection| self.of(collection).any(|(_, row)| theirs(row) && count(row) > 0))
+    }
+
+    /// A document of the user is not due yet: nothing goes early, and the user goes after it.
+    fn keeps_documents(&self, user: &str, now: DateTime<Utc>) -> bool {
+        let goes = |id: &str, row: &Document| {
+            text(row, "state") == Some("purging")
+                || ["deleted-document", "anonymous-cleanup"].iter().any(|rule| self.meets(rule, id, row, now))
+        };
+        self.of("documents").any(|(id, row)| text(row, "userId") == Some(user) && !goes(id, row))
     }
 
     fn sessions_of(&self, user: &str) -> BTreeSet<String> {
