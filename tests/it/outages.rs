@@ -5,7 +5,7 @@ use std::time::Duration;
 use mongodb::bson::doc;
 
 use crate::{
-    harness::{Env, Event, Metrics, MongodServer, RedisServer, analyze, eventually, services, typing, when},
+    harness::{Env, Event, Metrics, MongodServer, RedisServer, analyze, eventually, now, services, typing, when},
     list_queue::number,
 };
 
@@ -196,4 +196,40 @@ async fn a_consumer_group_that_was_destroyed_is_made_again() {
     env.arrives("typing_contexts", "d2:s").await;
     env.drained("typing").await;
     worker.stop().await;
+}
+
+/// A run of the lifecycle meets a change of the primary: it goes on, or the next run does; every document goes once.
+#[tokio::test]
+async fn the_primary_steps_down_in_the_middle_of_a_purge() {
+    const DOCUMENTS: u64 = 300;
+    let Some(mongod) = MongodServer::start().await else { return };
+    let env = Env::on(&services::shared().redis, &mongod.uri()).await.set("jobs.retention.page", 5);
+    env.command(&["migrate"]).end().await.code(0);
+    let deleted = now() - chrono::TimeDelta::days(31);
+    let deleted = mongodb::bson::DateTime::from_millis(deleted.timestamp_millis());
+    let row = |n: u64| {
+        doc! { "_id": format!("d{n}"), "userId": "u", "ownerType": "user", "state": "deleted", "deletedAt": deleted,
+        "_sync": { "rev": 1_i64, "order": 1_i64 } }
+    };
+    env.coll("documents").insert_many((0..DOCUMENTS).map(row)).await.unwrap();
+    let interrupted = async {
+        for _ in 0..3 {
+            let before = env.size("tombstones").await;
+            eventually("the purge has come further", || async {
+                let found = env.coll("tombstones").estimated_document_count().await.ok()?;
+                when(found > before || found == DOCUMENTS)
+            })
+            .await;
+            mongod.step_down().await;
+            mongod.is_primary().await;
+        }
+    };
+    let run = env.command(&["jobs", "run", "retention"]).end();
+    tokio::join!(run, interrupted);
+    env.command(&["jobs", "run", "retention"]).end().await.code(0);
+    assert_eq!(env.size("documents").await, 0);
+    let closed = env.coll("tombstones").count_documents(doc! { "state": "closed" }).await.unwrap();
+    let entries = env.coll("audit_log").count_documents(doc! { "action": "lifecycle.purge" }).await.unwrap();
+    assert_eq!((closed, entries), (DOCUMENTS, DOCUMENTS));
+    env.command(&["audit", "verify"]).end().await.code(0);
 }

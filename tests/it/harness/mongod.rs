@@ -69,6 +69,12 @@ impl MongodServer {
         .await;
     }
 
+    /// Steps down at once, and is elected again after a second or two.
+    pub async fn step_down(&self) {
+        // It closes connections, this one maybe among them.
+        let _ = self.admin().await.run_command(doc! { "replSetStepDown": 1, "force": true }).await;
+    }
+
     async fn admin(&self) -> mongodb::Database {
         let uri = format!("mongodb://127.0.0.1:{}/?directConnection=true&serverSelectionTimeoutMS=2000", self.port);
         mongodb::Client::with_uri_str(uri).await.expect("the URI is valid").database("admin")
