@@ -84,6 +84,9 @@ impl Engine<'_> {
 
     /// The same for these rules.
     pub async fn run_rules(&self, run: &mut Run, rules: &[Rule]) -> Result<(), JobError> {
+        if run.stop.is_cancelled() {
+            return Err(JobError::Stopped);
+        }
         clock::check(run, self.world.policy.skew).await?;
         force::check(run, &self.world.policy).await?;
         run.outcome.policy = Some(format!("{} {}", self.world.policy.version, self.world.policy.hash));

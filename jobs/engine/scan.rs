@@ -145,7 +145,7 @@ impl<'r> Scan<'r> {
         match &error {
             JobError::Mongo(e) if matches!(&*e.kind, ErrorKind::Command(c) if c.code == BAD_VALUE) => {
                 JobError::Failed(anyhow::anyhow!(
-                    "rule `{}`: collection `{}` has no index on ({}); make it with `contextd migrate` ({e})",
+                    "rule `{}`: collection `{}` has no index on ({}); make it with `contextd migrate`",
                     self.rule.name,
                     self.rule.on,
                     self.case.keys().join(", ")

@@ -73,11 +73,12 @@ async fn contents_and_their_differences_are_sealed_move_with_their_owner_and_ope
     assert_eq!(reader.load(&moved[1], Some(&moved[0])).await.unwrap(), text(2));
 
     // An object that is passed off as another document's, and one with a flipped byte.
+    let hot = dir.path().join("hot");
     let stranger = ContentRef { key: key::document("s1", "d2", "t1@/it"), ..full.clone() };
-    fs::create_dir_all(dir.path().join(&stranger.key).parent().unwrap()).unwrap();
-    fs::copy(dir.path().join(&full.key), dir.path().join(&stranger.key)).unwrap();
+    fs::create_dir_all(hot.join(&stranger.key).parent().unwrap()).unwrap();
+    fs::copy(hot.join(&full.key), hot.join(&stranger.key)).unwrap();
     assert_eq!(reader.load(&stranger, None).await.unwrap_err().kind, FaultKind::Corrupt);
-    let path = dir.path().join(&full.key);
+    let path = hot.join(&full.key);
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&path, bytes).unwrap();
