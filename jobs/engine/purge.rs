@@ -26,6 +26,8 @@ const TYPING: &str = "typing_contexts";
 const CHUNK: usize = 1_000;
 /// Objects that are listed or deleted at once.
 const AT_ONCE: usize = 16;
+/// Documents whose objects are removed at once.
+const TOGETHER: usize = 8;
 /// Documents whose purge is brought to its end together.
 const PAGE: usize = 200;
 
@@ -97,9 +99,9 @@ pub async fn finish(engine: &Engine<'_>, run: &Run, stones: Document) -> Result<
     }
     let documents: Vec<String> = going.iter().map(|g| g.key.clone()).collect();
     forget(engine, run, &documents).await?;
-    for going in &mut going {
-        remove_objects(engine, run, going).await?;
-    }
+    let removals: Vec<BoxFuture<'_, Result<(), JobError>>> =
+        going.iter_mut().map(|going| remove_objects(engine, run, going).boxed()).collect();
+    stream::iter(removals).buffer_unordered(TOGETHER).try_collect::<Vec<()>>().await?;
     let (stuck, gone): (Vec<Going>, Vec<Going>) = going.into_iter().partition(|g| g.stuck);
     let left = stuck.into_iter().map(|g| (g.id, Left::Stuck)).collect();
     if gone.is_empty() {
