@@ -46,7 +46,7 @@ async fn survivors(env: &Env) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn housekeeping_prunes_old_dead_letters_and_the_boundary_survives() {
+async fn retention_prunes_old_dead_letters_and_the_boundary_survives() {
     let env = Env::new().await;
     letters(&env).await;
     let dry = env.command(&["jobs", "run", "retention", "--dry-run", "--json"]).end().await.code(0);
