@@ -14,6 +14,7 @@ use mongodb::{
 use super::{
     Acted, Engine, guards,
     judge::{Due, Left},
+    tries::{Tries, halved},
 };
 use crate::{
     kit::{JobError, Run, chain::Entry, durable, to_bson},
@@ -22,8 +23,6 @@ use crate::{
 
 pub const TOMBSTONES: &str = "tombstones";
 pub const AUDIT: &str = "audit_log";
-/// A transaction that meets others is tried again this often before its rows are tried in smaller groups.
-const TRIES: u32 = 4;
 
 /// A transaction of the engine. Dropped without a commit, it has no effect.
 pub struct Txn<'r> {
@@ -176,28 +175,23 @@ pub async fn take_by(
     let mut all = Taken::default();
     let mut groups = vec![due];
     while let Some(group) = groups.pop() {
-        let mut tries = 0;
-        let met = loop {
+        let mut tries = Tries::default();
+        let taken = loop {
             match once(engine, run, rule, &group, how, becomes).await {
-                Ok(taken) => {
-                    all.rows.extend(taken.rows);
-                    all.left.extend(taken.left);
-                    break false;
-                }
-                Err(e) if is_conflict(&e) && tries < TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(Duration::from_millis(u64::from(tries) * 5)).await;
-                }
-                Err(e) if is_conflict(&e) => break true,
-                Err(e) => return Err(e),
+                Err(e) if tries.again(&e).await => {}
+                ended => break ended,
             }
         };
-        if met && group.len() > 1 {
-            let mut first = group;
-            let second = first.split_off(first.len() / 2);
-            groups.extend([second, first]);
-        } else if met {
-            all.left.extend(group.into_iter().map(|item| (item.id, Left::Busy)));
+        match taken {
+            Ok(taken) => {
+                all.rows.extend(taken.rows);
+                all.left.extend(taken.left);
+            }
+            Err(e) if is_conflict(&e) => match halved(group) {
+                Ok(halves) => groups.extend(halves),
+                Err(single) => all.left.extend(single.into_iter().map(|item| (item.id, Left::Busy))),
+            },
+            Err(e) => return Err(e),
         }
     }
     Ok(all)
